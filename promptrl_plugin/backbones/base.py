@@ -1,0 +1,48 @@
+"""The one interface to a frozen code LLM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+from promptrl_plugin.records import Completion, GenerationRequest
+
+__all__ = ["Backbone", "OnProgress"]
+
+OnProgress = Callable[[int, Completion], None]
+"""Called as each request finishes, with its position in the call and its completion."""
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A frozen LLM: many prompts in, as many completions out, in order.
+
+    Attributes:
+        name: What the user asked for (hub id, alias, path or server model), used in file names.
+        fingerprint: Identity for caches and policy bundles: everything about model and numerics that
+            changes what it writes (name or weights' hash, revision, dtype), e.g.
+            ``"qwen2.5-coder-0.5b-instruct@1d9614638d18/int8"``.
+        chat: Whether the chat form of prompts is used (`Prompt.messages`), else `Prompt.plain`.
+    """
+
+    name: str
+    fingerprint: str
+    chat: bool
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], on_progress: OnProgress | None = None
+    ) -> list[Completion]:
+        """Complete every request.
+
+        Deterministic: the same request gives the same completion; sampled ones depend on
+        ``(seed, index)`` and the prompt only, not on what else is in the batch (up to the numerics of
+        batched matrix products).
+
+        Raises:
+            BackboneError: The model or server failed for good; the message names the remedy.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free memory, threads and connections; calling it twice is harmless."""
+        ...

@@ -1,0 +1,50 @@
+"""The one interface to a judge of programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from promptrl_plugin.records import AssertGroup, GroupVerdict
+from promptrl_plugin.suites.hidden import CallGroup
+
+__all__ = ["Judge", "JudgeRequest", "TestGroup"]
+
+TestGroup = AssertGroup | CallGroup
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeRequest:
+    """One program and the groups of tests to run on it, in one child process.
+
+    Attributes:
+        program: Complete Python source (already sanitized).
+        groups: Groups in order, e.g. visible, base, plus.
+        fail_fast: Stop a group at its first failing test (EvalPlus's ``fast_check``); off for soft scores.
+        stop_early: Skip the groups after one that did not pass; their verdict is then None.
+    """
+
+    program: str
+    groups: tuple[TestGroup, ...]
+    fail_fast: bool = False
+    stop_early: bool = False
+
+
+class Judge(Protocol):
+    """Runs programs in isolation and returns EvalPlus's verdicts."""
+
+    version: str  #: Part of the verdict cache key; changes when verdicts may change.
+
+    def check(
+        self, requests: Sequence[JudgeRequest], on_progress: Callable[[int], None] | None = None
+    ) -> list[tuple[GroupVerdict | None, ...]]:
+        """Judge every request; one verdict a group, in order. `on_progress` gets the finished position.
+
+        A program that could not be judged has status ``ERROR`` with the reason in `detail`.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the worker processes; calling it twice is harmless."""
+        ...

@@ -1,0 +1,173 @@
+"""The only home of defaults. Every dataclass here ends up, resolved, in a run folder.
+
+Each is frozen; `load` reads overrides from a TOML file whose tables are the field names of `TrainConfig`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from promptrl_plugin.errors import ConfigError
+
+__all__ = [
+    "DEFAULT_BACKBONE",
+    "DEFAULT_BUDGET",
+    "DEFAULT_EMBEDDER",
+    "DEFAULT_SUITE",
+    "EnvConfig",
+    "JudgeConfig",
+    "PPOConfig",
+    "RewardConfig",
+    "TrainConfig",
+    "cache_dir",
+    "load",
+    "to_dict",
+]
+
+DEFAULT_BACKBONE = "smollm2-135m-instruct"
+DEFAULT_EMBEDDER = "all-minilm-l6-v2"
+DEFAULT_SUITE = "mbpp"
+DEFAULT_BUDGET = 6
+
+
+def cache_dir() -> Path:
+    """Folder of models, completions and verdicts: ``$PROMPTRL_CACHE`` or ``~/.cache/promptrl``."""
+    return Path(os.environ.get("PROMPTRL_CACHE") or Path.home() / ".cache" / "promptrl")
+
+
+@dataclass(frozen=True, slots=True)
+class RewardConfig:
+    """Weights of ``r_t = γ Φ(s_{t+1}) − Φ(s_t) + b·[all tests pass] − c·(generations spent in t)``.
+
+    ``Φ = w_fraction · best pass fraction + w_compiles · [compiles] + w_entry_point · [defines it]``.
+    Setting a weight to 0 is the ablation of its term.
+    """
+
+    w_fraction: float = 1.0
+    w_compiles: float = 0.05
+    w_entry_point: float = 0.05
+    success_bonus: float = 1.0  #: b
+    generation_cost: float = 0.05  #: c
+
+
+@dataclass(frozen=True, slots=True)
+class EnvConfig:
+    """The episode: what may be spent and how code is decoded."""
+
+    budget: int = DEFAULT_BUDGET  #: LLM generations an episode may spend, every call counted
+    feedback: str = "visible"
+    max_new_tokens: int = 512  #: of a program
+    rewrite_max_new_tokens: int = 160  #: of a rewritten description
+    warm_temperature: float = 0.4
+    hot_temperature: float = 0.8
+    top_p: float = 0.95
+    embedding_dim: int = 16  #: principal components of the sentence embedding in the observation
+
+
+@dataclass(frozen=True, slots=True)
+class PPOConfig:
+    """Proximal policy optimization (Schulman et al. 2017, arXiv 1707.06347) on masked actions."""
+
+    total_steps: int = 8192
+    n_envs: int = 32
+    n_steps: int = 16  #: per environment and rollout, so a rollout has n_envs × n_steps transitions
+    batch_size: int = 64
+    n_epochs: int = 5
+    learning_rate: float = 3e-4  #: decays linearly to 0
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
+    clip_range: float = 0.2
+    ent_coef_start: float = 0.02
+    ent_coef_end: float = 0.003
+    vf_coef: float = 0.5
+    max_grad_norm: float = 0.5
+    target_kl: float | None = 0.015
+    normalize_advantage: bool = True
+    hidden_sizes: tuple[int, ...] = (64, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeConfig:
+    """The judge of programs. Time limits follow EvalPlus (`evalplus.config`)."""
+
+    workers: int = 0  #: 0: one per core
+    min_time_limit: float = 4.0  #: seconds per test (EvalPlus's DEFAULT_MIN_TIME_LIMIT)
+    gt_time_limit_factor: float = 4.0  #: times the reference's own time (DEFAULT_GT_TIME_LIMIT_FACTOR)
+    memory_bytes: int = 4 * 1024**3  #: address space of the program, as EvalPlus
+    verdicts: str = "strict"  #: "strict" or "evalplus" (reproduces EvalPlus's known errors)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """A whole training run."""
+
+    suite: str = "mbpp-train"
+    backbone: str = DEFAULT_BACKBONE
+    rewriter: str = ""  #: "" is the backbone itself
+    embedder: str = DEFAULT_EMBEDDER
+    seed: int = 0
+    limit: int = 0  #: use only that many train tasks (0: all)
+    validation_fraction: float = 0.15  #: of the train tasks, held out for checkpoint selection
+    env: EnvConfig = field(default_factory=EnvConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain data of a config dataclass, for JSON (tuples become lists)."""
+    return {
+        f.name: to_dict(v)
+        if dataclasses.is_dataclass(v := getattr(config, f.name))
+        else list(v)
+        if isinstance(v, tuple)
+        else v
+        for f in dataclasses.fields(config)
+    }
+
+
+def from_dict(cls: type[Any], data: dict[str, Any], where: str = "") -> Any:
+    """Build config dataclass `cls` from plain data.
+
+    Raises:
+        ConfigError: A key that `cls` does not have, or a value of another type.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    defaults = cls()
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        if key not in fields:
+            raise ConfigError(f"unknown setting {where}{key}; known: {', '.join(sorted(fields))}")
+        default = getattr(defaults, key)
+        if dataclasses.is_dataclass(default):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{where}{key} must be a table, not {value!r}")
+            values[key] = from_dict(type(default), value, f"{where}{key}.")
+        elif isinstance(default, tuple):
+            values[key] = tuple(value)
+        elif isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            values[key] = float(value)
+        elif default is not None and value is not None and type(value) is not type(default):
+            raise ConfigError(f"{where}{key} must be of type {type(default).__name__}, not {value!r}")
+        else:
+            values[key] = value
+    return cls(**values)
+
+
+def load(path: Path) -> TrainConfig:
+    """Read a TOML file of overrides.
+
+    Raises:
+        ConfigError: The file is missing, is not TOML, or holds a setting that does not exist.
+    """
+    try:
+        data = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as e:
+        raise ConfigError(f"cannot read configuration {path}: {e}") from None
+    config: TrainConfig = from_dict(TrainConfig, data)
+    return config

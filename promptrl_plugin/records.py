@@ -1,0 +1,267 @@
+"""Frozen records that pass between the layers: tasks, prompts, completions, verdicts, samples.
+
+What is *hidden* (base and plus inputs, reference solutions) is deliberately not here: it lives in
+`promptrl_plugin.suites.hidden`, which import-linter forbids to every module that acts on test tasks.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+from dataclasses import dataclass, field
+
+__all__ = [
+    "AssertGroup",
+    "Check",
+    "Completion",
+    "Decoding",
+    "FailureKind",
+    "Feedback",
+    "Generate",
+    "GenerationRequest",
+    "GroupVerdict",
+    "Message",
+    "OptimizedPrompt",
+    "Prompt",
+    "Sample",
+    "Status",
+    "Task",
+    "content_hash",
+]
+
+
+def content_hash(*parts: object) -> str:
+    """SHA-256 (hex) of the canonical JSON of `parts`; the identity of tasks, prompts and programs."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Feedback(enum.StrEnum):
+    """What execution a strategy may see on a test task (DESIGN: *feedback*)."""
+
+    NONE = "none"
+    VISIBLE = "visible"
+    ORACLE = "oracle"
+
+
+class Status(enum.StrEnum):
+    """Verdict on one group of tests. `PASS`, `FAIL` and `TIMEOUT` are EvalPlus's own words.
+
+    `ERROR` means that the judge could not decide; it must never be counted as a failure.
+    """
+
+    PASS = "pass"
+    FAIL = "fail"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+
+
+class FailureKind(enum.StrEnum):
+    """Why the first failing test failed; what the agent observes one-hot."""
+
+    NO_CODE = "no_code"
+    SYNTAX = "syntax"
+    NAME = "name"  # entry point missing, or a NameError
+    WRONG_VALUE = "wrong_value"
+    EXCEPTION = "exception"
+    TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class AssertGroup:
+    """Tests given as Python assert statements (the visible tests; the original MBPP's hidden ones).
+
+    Attributes:
+        asserts: Each one complete statement, e.g. ``"assert f(2) == False"``.
+        setup: Code that the asserts need (imports, helper classes); runs before the program.
+    """
+
+    asserts: tuple[str, ...]
+    setup: str = ""
+
+    @property
+    def key(self) -> str:
+        """Content hash; the test side of a verdict's cache key."""
+        return content_hash("assert", self.setup, self.asserts)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One programming problem, as a solver may see it: nothing in here is hidden.
+
+    Attributes:
+        id: The suite's own id, e.g. ``"Mbpp/2"``.
+        suite: Name of the suite it was loaded from.
+        dialect: ``"mbpp"`` (docstring with asserts) or ``"humaneval"`` (signature and docstring);
+            decides EvalPlus's stop strings for plain completion.
+        prompt: EvalPlus's prompt, verbatim.
+        entry_point: Name of the function to be written.
+        visible: The tests that a reader of the prompt sees.
+    """
+
+    id: str
+    suite: str
+    dialect: str
+    prompt: str
+    entry_point: str
+    visible: AssertGroup
+
+    @property
+    def content_hash(self) -> str:
+        """Hash of normalised prompt text (case- and whitespace-insensitive), not of the id."""
+        return content_hash(" ".join(self.prompt.lower().split()))
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat turn; `role` is ``"system"``, ``"user"`` or ``"assistant"``."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt in both of its forms; the backbone picks the one that it can take.
+
+    Attributes:
+        messages: Turns for a model with a chat template.
+        prefix: Beginning of the assistant's turn, already written (EvalPlus's response prefix and
+            opening fence, for code); the completion goes on from here. May be empty.
+        plain: The text for a model without a template; the completion goes on from here.
+        stop: Strings that end a chat completion (besides end of turn); not part of its text.
+        plain_stop: The same for a plain completion.
+    """
+
+    messages: tuple[Message, ...]
+    prefix: str
+    plain: str
+    stop: tuple[str, ...] = ()
+    plain_stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How to decode. `temperature` 0 is greedy, and then `top_p` is without effect."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_new_tokens: int = 768
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One generation. The same request always gives the same completion (cache key).
+
+    `seed` and `index` count only when sampling: `seed` names the run's stream, `index` the draw.
+    """
+
+    prompt: Prompt
+    decoding: Decoding
+    seed: int = 0
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a backbone wrote.
+
+    Attributes:
+        text: Without prompt, prefix and stop string.
+        prompt_tokens: Length of the prompt in the backbone's tokens.
+        completion_tokens: Tokens generated, including the one that ended it.
+        finish_reason: ``"stop"`` or ``"length"``.
+        plain: Whether the plain form of the prompt was used (program = `Prompt.plain` + text).
+    """
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: str
+    plain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GroupVerdict:
+    """Verdict of one program on one group of tests.
+
+    Attributes:
+        status: See `Status`.
+        passed: Outcome of each test that ran, in order; shorter than `total` after a crash, a
+            timeout of the whole group, or in fail-fast mode.
+        total: Number of tests in the group.
+        failure: Why the first failing test failed; None when all passed.
+        detail: One short line for a reader (and the reflecting operator): the failing call, the value
+            got and wanted, or the exception. Only ever derived from this group.
+    """
+
+    status: Status
+    passed: tuple[bool, ...]
+    total: int
+    failure: FailureKind | None = None
+    detail: str = ""
+
+    @property
+    def fraction(self) -> float:
+        """Share of the group's tests that passed, in [0, 1]; a test that did not run counts as failed."""
+        return sum(self.passed) / self.total if self.total else 0.0
+
+
+# --- Effects -------------------------------------------------------------------------------------
+# Strategies, operators and episodes are generators: they yield an effect and are sent its result.
+# One driver (`promptrl_plugin.env.scheduler`) runs many of them at once, batches what they ask for,
+# and is the only place where generations are counted against the budget.
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Ask for generations; the driver sends back ``list[Completion]``, and counts each request."""
+
+    requests: tuple[GenerationRequest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Ask what the feedback mode shows of these programs; sends back ``list[GroupVerdict | None]``.
+
+    None for every program at ``feedback=none``.
+    """
+
+    programs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizedPrompt:
+    """The prompt that produced a submission and how it came about."""
+
+    text: str
+    operators: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A strategy's one submission for one task.
+
+    Attributes:
+        task_id: Id of the task.
+        solution: The program, sanitized by EvalPlus's sanitizer.
+        raw_solution: The same before sanitizing.
+        generations: LLM generations spent, every call counted.
+        prompt_tokens / completion_tokens: Tokens read and written by those generations.
+        visible_status: Status of the submission on the visible tests, None where not looked at.
+        prompt: The prompt behind the submission.
+    """
+
+    task_id: str
+    solution: str
+    raw_solution: str
+    generations: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    visible_status: Status | None = None
+    prompt: OptimizedPrompt = field(default_factory=lambda: OptimizedPrompt(""))

@@ -1,0 +1,43 @@
+"""The one interface to a prompting strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from promptrl_plugin.records import Check, Feedback, Generate, Sample, Task
+
+__all__ = ["Solve", "Strategy", "StrategyContext"]
+
+Solve = Generator[Generate | Check, Any, Sample]
+"""A strategy at work on one task: yields effects, is sent their results, returns the submission."""
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyContext:
+    """What every strategy gets besides the task.
+
+    Attributes:
+        budget: LLM generations it may spend on the task, every call counted.
+        feedback: What `Check` will show.
+        chat: Whether the backbone takes the chat form of prompts.
+        seed: Seed of the run; a strategy derives all of its randomness from it and the task's id.
+    """
+
+    budget: int
+    feedback: Feedback
+    chat: bool
+    seed: int
+
+
+class Strategy(Protocol):
+    """Turns a task into one submitted program within a budget.
+
+    Written as plain sequential code for one task; the driver runs many tasks at once, batches their
+    generations and checks, and enforces the budget.
+    """
+
+    name: str
+
+    def solve(self, task: Task, context: StrategyContext) -> Solve: ...

@@ -1,0 +1,37 @@
+"""What a suite is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from promptrl_plugin.records import Task
+from promptrl_plugin.suites.hidden import HiddenTests
+
+__all__ = ["Suite"]
+
+
+@runtime_checkable
+class Suite(Protocol):
+    """A named set of tasks.
+
+    `tasks` is all that a strategy ever gets. `hidden` is for training on train tasks and for grading.
+
+    Attributes:
+        name: E.g. ``"mbpp"``.
+        version: Version or content hash of the data, part of run folders and bundles.
+        evalplus_dataset: ``"mbpp"`` or ``"humaneval"`` where `evalplus.evaluate` can score the suite
+            (its tasks are in EvalPlus's schema), else None.
+    """
+
+    name: str
+    version: str
+    evalplus_dataset: str | None
+
+    def tasks(self) -> Sequence[Task]:
+        """Every task, in the suite's own order."""
+        ...
+
+    def hidden(self) -> Mapping[str, HiddenTests]:
+        """Hidden tests by task id."""
+        ...
