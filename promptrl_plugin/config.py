@@ -96,7 +96,7 @@ class JudgeConfig:
     """The judge of programs. Time limits follow EvalPlus (`evalplus.config`)."""
 
     workers: int = 0  #: 0: one per core
-    min_time_limit: float = 4.0  #: seconds per test (EvalPlus's DEFAULT_MIN_TIME_LIMIT)
+    min_time_limit: float = 1.0  #: seconds per test (EvalPlus's DEFAULT_MIN_TIME_LIMIT)
     gt_time_limit_factor: float = 4.0  #: times the reference's own time (DEFAULT_GT_TIME_LIMIT_FACTOR)
     memory_bytes: int = 4 * 1024**3  #: address space of the program, as EvalPlus
     verdicts: str = "strict"  #: "strict" or "evalplus" (reproduces EvalPlus's known errors)
