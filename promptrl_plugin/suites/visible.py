@@ -1,0 +1,226 @@
+"""The visible tests of a task: the examples that a reader of its prompt sees, as assert statements.
+
+Extraction is conservative. An example counts only when its call and its expected value can be parsed
+without guessing; everything else is dropped, since a wrong visible test misleads every strategy.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+import sys
+from collections.abc import Iterable, Iterator
+
+from promptrl_plugin.records import AssertGroup
+
+__all__ = ["assert_statements", "called_names", "examples", "imports_for", "visible_tests"]
+
+#: What stands between a call and its value in HumanEval's prose examples.
+_ARROW = re.compile(
+    r"\s*(?:#\s*)?(?P<sign>==>|=>|->|➞|→|➜|==|=|(?:should\s+return|must\s+return|will\s+return|returns?)\b:?)\s*"
+)
+#: What may follow the value of a prose example on its line.
+_REMARK = re.compile(r"\s*(?:[.,;]?\s*|[.,;]?\s*#.*|[.,;]?\s+\(.*\)[.]?\s*)")
+_JSON_CONSTANTS = {"true": "True", "false": "False", "null": "None"}
+_MAX_EXAMPLE_LINES = 12
+
+
+def visible_tests(prompt: str, entry_point: str, dialect: str) -> AssertGroup:
+    """Extract the visible tests of an EvalPlus prompt.
+
+    Args:
+        prompt: EvalPlus's prompt, verbatim.
+        entry_point: Function that the tests must call.
+        dialect: ``"mbpp"`` (asserts in a docstring) or ``"humaneval"`` (signature, docstring with
+            doctests or prose examples).
+
+    Returns:
+        The asserts in the prompt's order; empty when the prompt shows none that can be parsed.
+    """
+    if dialect == "mbpp":
+        asserts = assert_statements(prompt, entry_point)
+    else:
+        asserts = examples(prompt, entry_point)
+    return AssertGroup(asserts=tuple(asserts), setup=imports_for(asserts))
+
+
+def assert_statements(text: str, entry_point: str) -> list[str]:
+    """Complete assert statements (of one or more lines) in `text` that call `entry_point`."""
+    lines = text.splitlines()
+    found: list[str] = []
+    at = 0
+    while at < len(lines):
+        if not lines[at].lstrip().startswith("assert"):
+            at += 1
+            continue
+        for end in range(at + 1, min(len(lines), at + _MAX_EXAMPLE_LINES) + 1):
+            source = "\n".join(lines[at:end]).strip()
+            node = _statement(source)
+            if isinstance(node, ast.Assert):
+                if entry_point in called_names(node.test):
+                    found.append(source)
+                at = end - 1
+                break
+        at += 1
+    return found
+
+
+def imports_for(asserts: Iterable[str]) -> str:
+    """Import statements for the standard modules that `asserts` use (``math.isclose`` → ``import math``)."""
+    modules = {
+        node.value.id
+        for source in asserts
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    }
+    return "\n".join(f"import {m}" for m in sorted(modules & sys.stdlib_module_names))
+
+
+def called_names(node: ast.AST) -> set[str]:
+    """Names that `node` calls as plain functions."""
+    return {n.func.id for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+
+
+def examples(prompt: str, entry_point: str) -> list[str]:
+    """Asserts from the docstring of `entry_point` in a HumanEval prompt: doctests, then prose examples.
+
+    A call that is shown with two different values is dropped altogether.
+    """
+    docstring, may_be_none = _docstring(prompt, entry_point)
+    lines = docstring.splitlines()
+    pairs = list(dict.fromkeys([*_doctests(lines, entry_point, may_be_none), *_prose(lines, entry_point)]))
+    values: dict[str, set[str]] = {}
+    for call, value in pairs:
+        values.setdefault(call, set()).add(value)
+    return [
+        f"assert {call} {'is' if value == 'None' else '=='} {value}" for call, value in pairs if len(values[call]) == 1
+    ]
+
+
+def _docstring(prompt: str, entry_point: str) -> tuple[str, bool]:
+    """Docstring of `entry_point` as written (escapes untouched), and whether it may return None."""
+    try:
+        body = ast.parse(prompt).body
+    except (SyntaxError, ValueError):
+        return "", False
+    for node in reversed(body):
+        if isinstance(node, ast.FunctionDef) and node.name == entry_point and ast.get_docstring(node):
+            text = ast.get_source_segment(prompt, node.body[0]) or ""
+            returns = ast.unparse(node.returns) if node.returns else ""
+            return text.strip().lstrip("rRuU").strip("\"'"), "Optional" in returns or "None" in returns
+    return "", False
+
+
+def _doctests(lines: list[str], entry_point: str, may_be_none: bool) -> Iterator[tuple[str, str]]:
+    """(call, value) of ``>>> call`` with its value below, or of ``>>> call == value``."""
+    for at, line in enumerate(lines):
+        if not line.lstrip().startswith(">>>"):
+            continue
+        source = line.lstrip()[3:].strip()
+        node = _expression(source)
+        if node is None or not _is_closed_call(node, entry_point):
+            continue
+        if isinstance(node, ast.Compare):
+            if len(node.ops) == 1 and isinstance(node.ops[0], ast.Eq) and _literal(ast.unparse(node.comparators[0])):
+                yield ast.unparse(node.left), ast.unparse(node.comparators[0])
+            continue
+        want = _doctest_value(lines[at + 1 : at + 1 + _MAX_EXAMPLE_LINES])
+        if want == "" and may_be_none and at + 1 < len(lines):
+            yield ast.unparse(node), "None"  # a doctest prints nothing for None
+        elif value := _literal(want):
+            yield ast.unparse(node), value
+
+
+def _doctest_value(following: list[str]) -> str:
+    """Lines after a ``>>>`` line up to a blank one or the next example."""
+    value: list[str] = []
+    for line in following:
+        if not line.strip() or line.lstrip().startswith((">>>", "...")):
+            break
+        value.append(line.strip())
+    return " ".join(value)
+
+
+def _prose(lines: list[str], entry_point: str) -> Iterator[tuple[str, str]]:
+    """(call, value) of ``f(x) == y``, ``f(x) ➞ y``, ``f(x) # => y``, ``f(x) returns y`` and the like.
+
+    A single ``=`` is also how recurrences are written (HumanEval/130), where ``f(1) = 3`` need not be an
+    example: such pairs count only where each ``f(…) =`` of the docstring has literals on both sides.
+    """
+    equations: list[tuple[str, str] | None] = []
+    for at, line in enumerate(lines):
+        if line.lstrip().startswith(">>>"):
+            continue
+        for match in re.finditer(rf"(?<![\w.]){re.escape(entry_point)}\s*\(", line):
+            text = "\n".join([line[match.start() :], *lines[at + 1 : at + _MAX_EXAMPLE_LINES]])
+            sign, pair = _prose_example(text, entry_point)
+            if sign == "=":
+                equations.append(pair)
+            elif pair is not None:
+                yield pair
+    if None not in equations:
+        yield from (pair for pair in equations if pair is not None)
+
+
+def _prose_example(text: str, entry_point: str) -> tuple[str, tuple[str, str] | None]:
+    """The sign after the call that `text` begins with, and (call, value) if both are plain literals."""
+    for end in (m.end() for m in re.finditer(r"\)", text)):
+        node = _expression(text[:end])
+        if node is None:
+            continue
+        arrow = _ARROW.match(text, end)
+        if arrow is None or not isinstance(node, ast.Call):
+            return "", None
+        sign = arrow["sign"]
+        if node.keywords or not all(_literal(ast.unparse(a)) for a in node.args):
+            return sign, None
+        value = _leading_literal(text[arrow.end() :])
+        return sign, (ast.unparse(node), value) if value else None
+    return "", None
+
+
+def _leading_literal(text: str) -> str:
+    """Literal that the first line of `text` (more lines for an open bracket) consists of, or ``""``.
+
+    After it only punctuation, a comment or a remark in brackets may follow on its line.
+    """
+    lines = text.split("\n")
+    for count in range(1, len(lines) + 1 if text[:1] in tuple("[({") else 2):
+        part = " ".join(line.strip() for line in lines[:count])
+        for end in range(len(part), 0, -1):
+            if _REMARK.fullmatch(part, end) and (value := _literal(part[:end])):
+                return value
+    return ""
+
+
+def _is_closed_call(node: ast.expr, entry_point: str) -> bool:
+    """Whether `node` calls `entry_point` and uses no other names than builtins."""
+    names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    return entry_point in called_names(node) and all(n == entry_point or hasattr(builtins, n) for n in names)
+
+
+def _literal(source: str) -> str:
+    """`source` as a normalised Python literal, or ``""`` if it is none."""
+    source = _JSON_CONSTANTS.get(source.strip(), source.strip())
+    try:
+        ast.literal_eval(source)
+        return ast.unparse(ast.parse(source, mode="eval"))
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        return ""
+
+
+def _expression(source: str) -> ast.expr | None:
+    try:
+        return ast.parse(source.strip(), mode="eval").body
+    except (SyntaxError, ValueError):
+        return None
+
+
+def _statement(source: str) -> ast.stmt | None:
+    """The one statement that `source` consists of, or None."""
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return None
+    return body[0] if len(body) == 1 else None
