@@ -22,6 +22,9 @@ _ARROW = re.compile(
 )
 #: What may follow the value of a prose example on its line.
 _REMARK = re.compile(r"\s*(?:[.,;]?\s*|[.,;]?\s*#.*|[.,;]?\s+\(.*\)[.]?\s*)")
+_INPUT = re.compile(r"\s*Input:\s*(\S.*)")
+_OUTPUT = re.compile(r"\s*Output:\s*(\S.*)")
+_FOR_INPUT = re.compile(r"\s*For (?P<inputs>\w+\s*=.+?)\s+the (?:output|result) should be\s+(?P<output>\S.*)")
 _JSON_CONSTANTS = {"true": "True", "false": "False", "null": "None"}
 _MAX_EXAMPLE_LINES = 12
 
@@ -38,10 +41,8 @@ def visible_tests(prompt: str, entry_point: str, dialect: str) -> AssertGroup:
     Returns:
         The asserts in the prompt's order; empty when the prompt shows none that can be parsed.
     """
-    if dialect == "mbpp":
-        asserts = assert_statements(prompt, entry_point)
-    else:
-        asserts = examples(prompt, entry_point)
+    extract = assert_statements if dialect == "mbpp" else examples
+    asserts = extract(prompt, entry_point)
     return AssertGroup(asserts=tuple(asserts), setup=imports_for(asserts))
 
 
@@ -83,13 +84,19 @@ def called_names(node: ast.AST) -> set[str]:
 
 
 def examples(prompt: str, entry_point: str) -> list[str]:
-    """Asserts from the docstring of `entry_point` in a HumanEval prompt: doctests, then prose examples.
+    """Asserts from the docstring of `entry_point` in a HumanEval prompt.
 
-    A call that is shown with two different values is dropped altogether.
+    Doctests come first, then prose examples, then described inputs. A call that is shown with two
+    different values is dropped altogether. An example that the benchmark itself has wrong (HumanEval/47
+    and /116 do) is kept: it is what the reader sees, and telling it apart takes the reference.
     """
-    docstring, may_be_none = _docstring(prompt, entry_point)
-    lines = docstring.splitlines()
-    pairs = list(dict.fromkeys([*_doctests(lines, entry_point, may_be_none), *_prose(lines, entry_point)]))
+    function = _function(prompt, entry_point)
+    if function is None:
+        return []
+    # The source text and not its value: escapes in an example belong to the example.
+    lines = (ast.get_source_segment(prompt, function.body[0]) or "").strip("rRuU").strip("\"'").splitlines()
+    found = [*_doctests(lines, function), *_prose(lines, entry_point), *_described(lines, function)]
+    pairs = list(dict.fromkeys(found))
     values: dict[str, set[str]] = {}
     for call, value in pairs:
         values.setdefault(call, set()).add(value)
@@ -98,28 +105,26 @@ def examples(prompt: str, entry_point: str) -> list[str]:
     ]
 
 
-def _docstring(prompt: str, entry_point: str) -> tuple[str, bool]:
-    """Docstring of `entry_point` as written (escapes untouched), and whether it may return None."""
+def _function(prompt: str, name: str) -> ast.FunctionDef | None:
+    """Definition of function `name` with a docstring in `prompt`."""
     try:
         body = ast.parse(prompt).body
     except (SyntaxError, ValueError):
-        return "", False
-    for node in reversed(body):
-        if isinstance(node, ast.FunctionDef) and node.name == entry_point and ast.get_docstring(node):
-            text = ast.get_source_segment(prompt, node.body[0]) or ""
-            returns = ast.unparse(node.returns) if node.returns else ""
-            return text.strip().lstrip("rRuU").strip("\"'"), "Optional" in returns or "None" in returns
-    return "", False
+        return None
+    functions = (n for n in body if isinstance(n, ast.FunctionDef) and n.name == name and ast.get_docstring(n))
+    return next(functions, None)
 
 
-def _doctests(lines: list[str], entry_point: str, may_be_none: bool) -> Iterator[tuple[str, str]]:
+def _doctests(lines: list[str], function: ast.FunctionDef) -> Iterator[tuple[str, str]]:
     """(call, value) of ``>>> call`` with its value below, or of ``>>> call == value``."""
+    returns = ast.unparse(function.returns) if function.returns else ""
+    may_be_none = "Optional" in returns or "None" in returns
     for at, line in enumerate(lines):
         if not line.lstrip().startswith(">>>"):
             continue
         source = line.lstrip()[3:].strip()
         node = _expression(source)
-        if node is None or not _is_closed_call(node, entry_point):
+        if node is None or not _is_closed_call(node, function.name):
             continue
         if isinstance(node, ast.Compare):
             if len(node.ops) == 1 and isinstance(node.ops[0], ast.Eq) and _literal(ast.unparse(node.comparators[0])):
@@ -180,6 +185,38 @@ def _prose_example(text: str, entry_point: str) -> tuple[str, tuple[str, str] | 
     return "", None
 
 
+def _described(lines: list[str], function: ast.FunctionDef) -> Iterator[tuple[str, str]]:
+    """(call, value) of ``Input: a = 1, b = 2`` / ``Output: 3``, and of ``For a = 1, b = 2 the output should be 3``.
+
+    Inputs are named as the function's parameters, in their order; a single one may stay unnamed.
+    """
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        if match := _FOR_INPUT.match(line):
+            inputs, output = match["inputs"], match["output"]
+        elif (given := _INPUT.match(line)) and (wanted := _OUTPUT.match(following)):
+            inputs, output = given[1], wanted[1]
+        else:
+            continue
+        call = _call_of(inputs.strip().rstrip(","), function)
+        value = _leading_literal(output)
+        if call and value:
+            yield call, value
+
+
+def _call_of(inputs: str, function: ast.FunctionDef) -> str:
+    """Call of `function` on ``a = 1, b = 2`` or on one bare literal; ``""`` if they do not fit together."""
+    names = [a.arg for a in function.args.args]
+    node = _expression(f"{function.name}({inputs})")
+    if not isinstance(node, ast.Call):
+        return ""
+    values = [*node.args, *(k.value for k in node.keywords)]
+    given = [k.arg for k in node.keywords]
+    if given != names and not (len(names) == len(values) == 1 and not given):
+        return ""
+    literals = [_literal(ast.unparse(v)) for v in values]
+    return f"{function.name}({', '.join(literals)})" if all(literals) else ""
+
+
 def _leading_literal(text: str) -> str:
     """Literal that the first line of `text` (more lines for an open bracket) consists of, or ``""``.
 
@@ -189,7 +226,8 @@ def _leading_literal(text: str) -> str:
     for count in range(1, len(lines) + 1 if text[:1] in tuple("[({") else 2):
         part = " ".join(line.strip() for line in lines[:count])
         for end in range(len(part), 0, -1):
-            if _REMARK.fullmatch(part, end) and (value := _literal(part[:end])):
+            # "returns 16." ends a sentence; it is not the float 16.0
+            if part[end - 1] != "." and _REMARK.fullmatch(part, end) and (value := _literal(part[:end])):
                 return value
     return ""
 
@@ -204,7 +242,9 @@ def _literal(source: str) -> str:
     """`source` as a normalised Python literal, or ``""`` if it is none."""
     source = _JSON_CONSTANTS.get(source.strip(), source.strip())
     try:
-        ast.literal_eval(source)
+        value = ast.literal_eval(source)
+        if source.startswith("(") and not isinstance(value, tuple):
+            return ""  # HumanEval/148 writes ("Venus") and means a tuple
         return ast.unparse(ast.parse(source, mode="eval"))
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         return ""
