@@ -24,6 +24,7 @@ __all__ = [
     "PPOConfig",
     "RewardConfig",
     "TrainConfig",
+    "WarmStartConfig",
     "cache_dir",
     "load",
     "to_dict",
@@ -61,7 +62,7 @@ class EnvConfig:
 
     budget: int = DEFAULT_BUDGET  #: LLM generations an episode may spend, every call counted
     feedback: str = "visible"
-    max_new_tokens: int = 512  #: of a program
+    max_new_tokens: int = 768  #: of a program (EvalPlus's default)
     rewrite_max_new_tokens: int = 160  #: of a rewritten description
     warm_temperature: float = 0.4
     hot_temperature: float = 0.8
@@ -89,6 +90,18 @@ class PPOConfig:
     target_kl: float | None = 0.015
     normalize_advantage: bool = True
     hidden_sizes: tuple[int, ...] = (64, 64)
+    obs_clip: float = 10.0  #: normalised observations are clipped to ±obs_clip
+    obs_min_std: float = 0.1  #: floor of a feature's standard deviation (features are of order one)
+
+
+@dataclass(frozen=True, slots=True)
+class WarmStartConfig:
+    """Behaviour cloning of demonstrations before PPO; 0 epochs switch it off."""
+
+    n_epochs: int = 20
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    smoothing: float = 0.1  #: share of the target spread over the allowed actions, so that PPO explores
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +121,21 @@ class TrainConfig:
 
     suite: str = "mbpp-train"
     backbone: str = DEFAULT_BACKBONE
+    backend: str = "hf"  #: as EvalPlus's --backend
+    dtype: str = "auto"
+    base_url: str = ""  #: of an OpenAI-compatible server
     rewriter: str = ""  #: "" is the backbone itself
     embedder: str = DEFAULT_EMBEDDER
     seed: int = 0
     limit: int = 0  #: use only that many train tasks (0: all)
     validation_fraction: float = 0.15  #: of the train tasks, held out for checkpoint selection
+    validate_every: int = 4  #: rollouts between validations
+    variants: int = 2  #: distinct sampling seeds that repeated episodes on one task cycle through
+    operator_kinds: tuple[str, ...] = ("direct", "lexical", "semantic")
     env: EnvConfig = field(default_factory=EnvConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
 
 

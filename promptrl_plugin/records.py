@@ -220,9 +220,13 @@ class GroupVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Ask for generations; the driver sends back ``list[Completion]``, and counts each request."""
+    """Ask for generations; the driver sends back ``list[Completion]``, and counts each request.
+
+    `rewriter` asks the rewriter instead of the backbone, where the two differ.
+    """
 
     requests: tuple[GenerationRequest, ...]
+    rewriter: bool = False
 
 
 @dataclass(frozen=True, slots=True)

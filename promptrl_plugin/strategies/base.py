@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from promptrl_plugin.config import EnvConfig
 from promptrl_plugin.records import Check, Feedback, Generate, Sample, Task
 
 __all__ = ["Solve", "Strategy", "StrategyContext"]
@@ -22,13 +23,15 @@ class StrategyContext:
         budget: LLM generations it may spend on the task, every call counted.
         feedback: What `Check` will show.
         chat: Whether the backbone takes the chat form of prompts.
-        seed: Seed of the run; a strategy derives all of its randomness from it and the task's id.
+        seed: Seed of the run; a strategy derives all of its randomness from it and the task's content.
+        env: Decoding settings, shared by every strategy.
     """
 
     budget: int
     feedback: Feedback
     chat: bool
     seed: int
+    env: EnvConfig = field(default_factory=EnvConfig)
 
 
 class Strategy(Protocol):
@@ -39,5 +42,9 @@ class Strategy(Protocol):
     """
 
     name: str
+
+    def prepare(self, tasks: Sequence[Task], context: StrategyContext) -> None:
+        """Called once with every task before any `solve` (to embed them in one batch, for example)."""
+        ...
 
     def solve(self, task: Task, context: StrategyContext) -> Solve: ...

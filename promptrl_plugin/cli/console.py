@@ -1,0 +1,111 @@
+"""Consoles and progress bars."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+__all__ = ["GenerationProgress", "TrainProgress", "console", "error_console"]
+
+console = Console()
+error_console = Console(stderr=True)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=error_console,
+        disable=not sys.stderr.isatty(),
+    )
+
+
+class GenerationProgress:
+    """A bar over tasks with the rate of generations; plain lines where there is no terminal."""
+
+    def __init__(self, label: str, total: int) -> None:
+        self._bar = _progress()
+        self._id = self._bar.add_task(label, total=total, note="")
+        self._label, self._total, self._done, self._generations = label, total, 0, 0
+        self._start = self._last = time.monotonic()
+
+    def __enter__(self) -> GenerationProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def sample(self) -> None:
+        """A task is finished."""
+        self._done += 1
+        self._bar.advance(self._id)
+
+    def generation(self) -> None:
+        """A generation is finished."""
+        self._generations += 1
+        now = time.monotonic()
+        rate = self._generations / max(1e-9, now - self._start)
+        self._bar.update(self._id, note=f"{self._generations} generations, {rate:.1f}/s")
+        if self._bar.disable and now - self._last > 30:
+            self._last = now
+            error_console.print(
+                f"{self._label}: {self._done}/{self._total} tasks, {self._generations} generations, {rate:.1f}/s"
+            )
+
+
+class TrainProgress:
+    """Shows a training run (implements `promptrl_plugin.agent.train.TrainListener`)."""
+
+    def __init__(self) -> None:
+        self._bar = _progress()
+        self._id: TaskID | None = None
+        self._generations = 0
+        self._start = time.monotonic()
+
+    def __enter__(self) -> TrainProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self._id = self._bar.add_task(name, total=total, note="")
+        if self._bar.disable:
+            error_console.print(f"{name} …", highlight=False)
+
+    def advance(self, steps: int) -> None:
+        if self._id is not None:
+            self._bar.advance(self._id, steps)
+
+    def generation(self) -> None:
+        self._generations += 1
+        if self._id is not None and self._generations % 8 == 0:
+            rate = self._generations / max(1e-9, time.monotonic() - self._start)
+            self._bar.update(self._id, note=f"{self._generations} generations, {rate:.1f}/s")
+
+    def metrics(self, values: dict[str, float]) -> None:
+        shown = {k: v for k, v in values.items() if k in _SHOWN}
+        text = "  ".join(f"{_SHOWN[k]} {v:.3f}" if isinstance(v, float) else f"{_SHOWN[k]} {v}" for k, v in shown.items())
+        (self._bar.console if not self._bar.disable else error_console).print(text, highlight=False)
+
+
+_SHOWN = {
+    "timesteps": "step",
+    "episode_return": "return",
+    "episode_solved": "solved",
+    "episode_generations": "generations",
+    "entropy": "entropy",
+    "approx_kl": "kl",
+    "validation/solved": "validation solved",
+    "validation/visible": "validation visible",
+}

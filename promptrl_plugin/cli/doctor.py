@@ -1,0 +1,35 @@
+"""``promptrl doctor``: what this machine offers."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+
+from rich.table import Table
+
+from promptrl_plugin.cli.console import console
+from promptrl_plugin.config import cache_dir
+
+__all__ = ["doctor"]
+
+_PACKAGES = ("promptrl-plugin", "evalplus", "lm-eval", "torch", "transformers", "sentence-transformers", "gymnasium")
+
+
+def doctor() -> None:
+    """Show versions, the cache folder, the harness hook, and which isolation layers the judge has here."""
+    from promptrl_plugin.checking.isolation import probe
+
+    console.print(f"Python {platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores", highlight=False)
+    for name in _PACKAGES:
+        try:
+            console.print(f"{name} {importlib.metadata.version(name)}", highlight=False)
+        except importlib.metadata.PackageNotFoundError:
+            console.print(f"{name} is not installed; pip install {name}", highlight=False)
+    console.print(f"cache: {cache_dir()}", highlight=False, soft_wrap=True)
+    hook = "off (PROMPTRL_NO_HOOK is set)" if os.environ.get("PROMPTRL_NO_HOOK") else "on"
+    console.print(f"harness hook: {hook}")
+    table = Table("isolation layer", "available", "why not")
+    for layer, available, reason in probe():
+        table.add_row(layer, "yes" if available else "no", reason)
+    console.print(table)

@@ -1,0 +1,203 @@
+"""One episode: a task, from its original prompt until solved on what may be seen, stopped, or out of budget.
+
+The same class is stepped by the gymnasium environments (training) and by the `promptrl` and
+`random-hybrid` strategies (test), so what is trained is what is run. It sees no hidden test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from promptrl_plugin.env.context import EpisodeContext, TaskContext
+from promptrl_plugin.env.selection import select
+from promptrl_plugin.prompts.operators.base import Attempt, EpisodeView
+from promptrl_plugin.prompts.programs import to_program
+from promptrl_plugin.prompts.state import PromptState
+from promptrl_plugin.prompts.template import render, text
+from promptrl_plugin.records import (
+    Check,
+    Completion,
+    Feedback,
+    Generate,
+    GenerationRequest,
+    GroupVerdict,
+    OptimizedPrompt,
+    Sample,
+    Status,
+    content_hash,
+)
+
+__all__ = ["Episode", "StepRecord", "greedy_key"]
+
+
+def greedy_key(state: PromptState) -> str:
+    """Key of the deterministic generation from a prompt state (`EpisodeView.tried`)."""
+    return f"{state.key}:greedy"
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What one step did.
+
+    Attributes:
+        action: Index of the action.
+        generations: LLM generations that it spent.
+        attempt: The program it made, None where it made none (stop, revert).
+        repeated: Whether that program had been made before in the episode.
+    """
+
+    action: int
+    generations: int
+    attempt: Attempt | None
+    repeated: bool = False
+
+
+class Episode:
+    """State machine of one episode.
+
+    Args:
+        task_context: The task, its examples and embedding.
+        context: Settings of the run.
+        budget: Generations that may be spent.
+        variant: Distinguishes repeated episodes on one task; 0 at test. Enters the sampling seed.
+    """
+
+    def __init__(self, task_context: TaskContext, context: EpisodeContext, budget: int, variant: int = 0) -> None:
+        self.task_context = task_context
+        self.context = context
+        self.budget = budget
+        self.variant = variant
+        self.task = task_context.task
+        self.state = PromptState.initial(self.task)
+        self.population: list[PromptState] = [self.state]
+        self.attempts: list[Attempt] = []
+        self.steps: list[StepRecord] = []
+        self.spent = 0
+        self.done = False
+        self._tried: set[str] = set()
+        self._draws: dict[str, int] = {}
+
+    # --- what can be seen ------------------------------------------------------------------------
+
+    @property
+    def solved(self) -> bool:
+        """Whether a program passed everything that the feedback mode shows."""
+        return any(a.verdict is not None and a.verdict.status is Status.PASS for a in self.attempts)
+
+    @property
+    def best(self) -> Attempt | None:
+        """The attempt that would be submitted now."""
+        return select(self.attempts)
+
+    def view(self) -> EpisodeView:
+        best = self.best
+        return EpisodeView(
+            task=self.task,
+            state=self.state,
+            best_state=best.state if best is not None else self.population[0],
+            population=tuple(self.population),
+            last=self.attempts[-1] if self.attempts else None,
+            best=best,
+            budget_left=self.budget - self.spent,
+            chat=self.context.chat,
+            fixed_examples=self.task_context.fixed_examples,
+            nearest_examples=self.task_context.nearest_examples,
+            tried=frozenset(self._tried),
+            rewriter_chat=self.context.rewriter_chat,
+        )
+
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """Actions that may be taken now, bool ``[n_actions]``; at least one while not `done`."""
+        return self.context.table.mask(self.view())
+
+    # --- stepping --------------------------------------------------------------------------------
+
+    def step(self, action: int) -> Generator[Generate | Check, Any, StepRecord]:
+        """Take one action; yields what it needs and returns what it did.
+
+        Raises:
+            ValueError: The action is masked, or the episode is over.
+        """
+        if self.done or not self.mask()[action]:
+            raise ValueError(f"action {action} cannot be taken now")
+        operator = self.context.table.actions[action].operator
+        before = self.spent
+        self.state = yield from self._edit(action)
+        attempt, repeated = None, False
+        if operator.generates:
+            attempt = yield from self._attempt(operator.decoding)
+            repeated = any(a.program == attempt.program for a in self.attempts)
+            self.attempts.append(attempt)
+        record = StepRecord(action, self.spent - before, attempt, repeated)
+        self.steps.append(record)
+        self.done = operator.name == "stop" or self._over()
+        return record
+
+    def _over(self) -> bool:
+        if self.context.feedback is not Feedback.NONE and self.solved:
+            return True
+        return self.spent >= self.budget or not self.mask().any()
+
+    def _edit(self, action: int) -> Generator[Generate | Check, Any, PromptState]:
+        table_action = self.context.table.actions[action]
+        rng = self._rng(table_action.name)
+        effects = table_action.operator.edit(self.view(), rng, self.context.decoding)
+        answer: list[Completion] | None = None
+        while True:
+            try:
+                wanted = effects.send(answer)  # type: ignore[arg-type]  # the first send must be None
+            except StopIteration as stop:
+                state: PromptState = stop.value
+                if all(state.key != known.key for known in self.population):
+                    self.population.append(state)
+                return state
+            self.spent += len(wanted.requests)
+            answer = yield Generate(wanted.requests, rewriter=True)
+
+    def _attempt(self, kind: str) -> Generator[Generate | Check, Any, Attempt]:
+        decoding = self.context.decoding(kind)
+        prompt = render(self.task, self.state)
+        key = f"{self.state.key}:{kind}"
+        index = self._draws.get(key, 0)
+        self._draws[key] = index + 1
+        self._tried.add(key)
+        self.spent += 1
+        seed = self.context.seed + 1_000_003 * self.variant
+        (completion,) = yield Generate((GenerationRequest(prompt, decoding, seed, index),))
+        raw, program = to_program(self.task, prompt, completion)
+        (verdict,) = yield Check((program,))
+        _check_verdict(verdict)
+        return Attempt(self.state, program, raw, verdict, decoding)
+
+    def _rng(self, name: str) -> np.random.Generator:
+        """Randomness of an edit: the same edit of the same prompt is the same in every run of a seed."""
+        uses = self._draws.get(name, 0)
+        self._draws[name] = uses + 1
+        digest = content_hash(self.context.seed, self.task.content_hash, self.state.key, name, uses)
+        return np.random.default_rng(int(digest[:16], 16))
+
+    # --- result ----------------------------------------------------------------------------------
+
+    def sample(self) -> Sample:
+        """The submission. Token counts are the scheduler's, filled in by the caller."""
+        best = self.best
+        if best is None:
+            return Sample(self.task.id, "", "", self.spent)
+        return Sample(
+            task_id=self.task.id,
+            solution=best.program,
+            raw_solution=best.raw_program,
+            generations=self.spent,
+            visible_status=best.verdict.status if best.verdict is not None else None,
+            prompt=OptimizedPrompt(text(self.task, best.state), best.state.operators),
+        )
+
+
+def _check_verdict(verdict: GroupVerdict | None) -> None:
+    if verdict is not None and verdict.status is Status.ERROR:
+        raise ValueError("the checker must raise JudgeError instead of showing an undecided verdict")

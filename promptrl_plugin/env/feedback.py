@@ -1,0 +1,97 @@
+"""What a strategy may see of execution on a task: nothing, the visible tests, or (oracle) all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from promptrl_plugin.checking.base import Judge, JudgeRequest
+from promptrl_plugin.errors import JudgeError
+from promptrl_plugin.records import Feedback, GroupVerdict, Status, Task
+from promptrl_plugin.suites.hidden import HiddenTests
+
+__all__ = ["Checker", "NoFeedback", "OracleFeedback", "VisibleFeedback", "judge_hidden", "make_checker"]
+
+
+class Checker(Protocol):
+    """Answers `Check` effects: what the feedback mode shows of each program, or None."""
+
+    def __call__(self, programs: Sequence[tuple[Task, str]]) -> list[GroupVerdict | None]: ...
+
+
+class NoFeedback:
+    """``feedback=none``: nothing is executed."""
+
+    def __call__(self, programs: Sequence[tuple[Task, str]]) -> list[GroupVerdict | None]:
+        return [None] * len(programs)
+
+
+class VisibleFeedback:
+    """``feedback=visible``: the outcome of the visible tests; None for a task that has none.
+
+    Raises:
+        JudgeError: A program could not be judged (never a silent failure).
+    """
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+
+    def __call__(self, programs: Sequence[tuple[Task, str]]) -> list[GroupVerdict | None]:
+        shown = [i for i, (task, _) in enumerate(programs) if task.visible.asserts]
+        verdicts = self._judge.check([JudgeRequest(programs[i][1], (programs[i][0].visible,)) for i in shown])
+        out: list[GroupVerdict | None] = [None] * len(programs)
+        for i, (verdict,) in zip(shown, verdicts, strict=True):
+            out[i] = _decided(verdict, programs[i][0])
+        return out
+
+
+class OracleFeedback:
+    """``feedback=oracle``: the visible and hidden tests as one group (the paper's protocol).
+
+    Results made with it carry the mark *oracle* and are not eligible for a leaderboard entry.
+    """
+
+    def __init__(self, judge: Judge, hidden: Mapping[str, HiddenTests]) -> None:
+        self._judge = judge
+        self._hidden = hidden
+
+    def __call__(self, programs: Sequence[tuple[Task, str]]) -> list[GroupVerdict | None]:
+        hidden = judge_hidden(self._judge, [(task, self._hidden[task.id], p) for task, p in programs])
+        return [_merge(verdicts) for verdicts in hidden]
+
+
+def judge_hidden(judge: Judge, programs: Sequence[tuple[Task, HiddenTests, str]]) -> list[tuple[GroupVerdict, ...]]:
+    """Run the hidden groups (base, then plus where there is one) of each program.
+
+    Raises:
+        JudgeError: A program could not be judged.
+    """
+    verdicts = judge.check([JudgeRequest(program, tests.groups) for _, tests, program in programs])
+    return [tuple(_decided(v, task) for v in groups) for groups, (task, _, _) in zip(verdicts, programs, strict=True)]
+
+
+def make_checker(feedback: Feedback, judge: Judge, hidden: Mapping[str, HiddenTests] | None = None) -> Checker:
+    """The checker of a feedback mode; `hidden` is needed for (and used by) oracle only."""
+    if feedback is Feedback.NONE:
+        return NoFeedback()
+    if feedback is Feedback.VISIBLE:
+        return VisibleFeedback(judge)
+    if hidden is None:
+        raise ValueError("feedback=oracle needs the hidden tests")
+    return OracleFeedback(judge, hidden)
+
+
+def _decided(verdict: GroupVerdict | None, task: Task) -> GroupVerdict:
+    if verdict is None or verdict.status is Status.ERROR:
+        reason = verdict.detail if verdict is not None else "no verdict"
+        raise JudgeError(f"{task.id}: a program could not be judged: {reason}")
+    return verdict
+
+
+def _merge(verdicts: Sequence[GroupVerdict]) -> GroupVerdict:
+    """One verdict of several groups: the first that did not pass decides status, failure and detail."""
+    worst = next((v for v in verdicts if v.status is not Status.PASS), verdicts[0])
+    passed: list[bool] = []
+    for v in verdicts:
+        passed += [*v.passed, *([False] * (v.total - len(v.passed)))]
+    return GroupVerdict(worst.status, tuple(passed), sum(v.total for v in verdicts), worst.failure, worst.detail)

@@ -1,0 +1,111 @@
+"""Steps rewarded training episodes in batches; the core of both gymnasium environments.
+
+Only this module of the environment touches hidden tests, and only those of train tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from promptrl_plugin.backbones.base import Backbone
+from promptrl_plugin.checking.base import Judge
+from promptrl_plugin.config import RewardConfig
+from promptrl_plugin.env.context import EpisodeContext, TaskContext
+from promptrl_plugin.env.episode import Episode, StepRecord
+from promptrl_plugin.env.feedback import judge_hidden, make_checker
+from promptrl_plugin.env.reward import all_pass, pass_fraction, potential, reward
+from promptrl_plugin.env.scheduler import Job, Scheduler
+from promptrl_plugin.prompts.operators.base import Attempt
+from promptrl_plugin.records import Feedback
+from promptrl_plugin.suites.hidden import TrainTask
+
+__all__ = ["RewardedEpisode", "Rollout"]
+
+
+@dataclass(slots=True)
+class RewardedEpisode:
+    """An episode on a train task together with its reward bookkeeping.
+
+    Attributes:
+        index: Position of the task in `Rollout.tasks`.
+        phi: Φ of the best program so far.
+        total: Sum of rewards so far.
+        solved: After the end: whether the submission passed every test.
+        fraction: Best share of the task's tests passed so far.
+        right: Whether each program (by text) passed every test of the task.
+    """
+
+    index: int
+    episode: Episode
+    phi: float = 0.0
+    total: float = 0.0
+    fraction: float = 0.0
+    solved: bool = False
+    right: dict[str, bool] = field(default_factory=dict)
+
+
+class Rollout:
+    """Starts and steps rewarded episodes on train tasks.
+
+    Args:
+        tasks: Train tasks with their hidden tests.
+        contexts: Examples and embedding of each, in the same order.
+        context: Settings of the run.
+        reward_config: Weights of the reward.
+        gamma: γ of the potential difference.
+        backbone: Writes programs (wrap it in a cache).
+        judge: Judges them (wrap it in a cache).
+        rewriter: Writes rewrites; None for the backbone itself.
+        on_generation: Called at every finished generation.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[TrainTask],
+        contexts: Sequence[TaskContext],
+        context: EpisodeContext,
+        reward_config: RewardConfig,
+        gamma: float,
+        backbone: Backbone,
+        judge: Judge,
+        rewriter: Backbone | None = None,
+        on_generation: Callable[[], None] | None = None,
+    ) -> None:
+        if len(tasks) != len(contexts) or not tasks:
+            raise ValueError(f"{len(tasks)} tasks with {len(contexts)} contexts")
+        self.tasks, self.contexts, self.context = list(tasks), list(contexts), context
+        self.reward_config, self.gamma = reward_config, gamma
+        self._judge = judge
+        hidden = {t.task.id: t.hidden for t in tasks} if context.feedback is Feedback.ORACLE else None
+        self._scheduler = Scheduler(backbone, make_checker(context.feedback, judge, hidden), rewriter, on_generation)
+
+    def start(self, index: int, variant: int = 0) -> RewardedEpisode:
+        """A fresh episode on task number `index`."""
+        episode = Episode(self.contexts[index], self.context, self.context.env.budget, variant)
+        return RewardedEpisode(index, episode)
+
+    def step(self, moves: Sequence[tuple[RewardedEpisode, int]]) -> list[float]:
+        """Take one action in each episode, all in one batch; returns the rewards."""
+        before = [e.phi for e, _ in moves]
+        jobs = [
+            Job(e.episode.task, e.episode.step(int(action)), e.episode.budget - e.episode.spent) for e, action in moves
+        ]
+        records = self._scheduler.run(jobs)
+        self._grade([(e, r.attempt) for (e, _), r in zip(moves, records, strict=True) if r.attempt is not None])
+        return [self._reward(e, r, phi) for (e, _), r, phi in zip(moves, records, before, strict=True)]
+
+    def _grade(self, attempts: Sequence[tuple[RewardedEpisode, Attempt]]) -> None:
+        programs = [(self.tasks[e.index].task, self.tasks[e.index].hidden, a.program) for e, a in attempts]
+        for (e, attempt), verdicts in zip(attempts, judge_hidden(self._judge, programs), strict=True):
+            fraction = pass_fraction(verdicts)
+            phi = potential(self.reward_config, attempt.program, e.episode.task.entry_point, fraction)
+            e.fraction, e.phi = max(e.fraction, fraction), max(e.phi, phi)
+            e.right[attempt.program] = all_pass(verdicts)
+
+    def _reward(self, e: RewardedEpisode, record: StepRecord, phi_before: float) -> float:
+        best = e.episode.best
+        e.solved = e.episode.done and best is not None and e.right[best.program]
+        r = reward(self.reward_config, self.gamma, phi_before, e.phi, e.solved, record.generations)
+        e.total += r
+        return r

@@ -1,0 +1,134 @@
+"""Vector environment: dozens of tasks a step, one backbone batch and one judge batch a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from promptrl_plugin.env.observation import LIMIT, ObservationLayout
+from promptrl_plugin.env.rollout import RewardedEpisode, Rollout
+
+__all__ = ["VectorPromptEnv"]
+
+MAX_STEPS = 24  #: truncation; more than any episode can use, since most actions spend a generation
+
+
+class VectorPromptEnv:
+    """Steps `num_envs` training episodes at once, with auto-reset.
+
+    Tasks are dealt from a shuffled deck (every task once before any comes twice); the repetition number
+    modulo `variants` enters the sampling seeds, so that the number of distinct draws is bounded and the
+    cache can serve most of them.
+
+    Attributes:
+        num_envs: Number of sub-environments.
+        single_observation_space: ``Box(-LIMIT, LIMIT, (obs_dim,), float32)``.
+        single_action_space: ``Discrete(n_actions)``.
+    """
+
+    def __init__(
+        self, rollout: Rollout, layout: ObservationLayout, num_envs: int, *, seed: int = 0, variants: int = 1
+    ) -> None:
+        self.num_envs = num_envs
+        self.rollout, self.layout, self.variants = rollout, layout, variants
+        self.single_observation_space = gym.spaces.Box(-LIMIT, LIMIT, (layout.size,), np.float32)
+        self.single_action_space: gym.spaces.Discrete = gym.spaces.Discrete(layout.n_actions)
+        self._rng = np.random.default_rng(seed)
+        self._deck: list[int] = []
+        self._rounds = -1
+        self._episodes: list[RewardedEpisode] = []
+
+    # --- gymnasium-like interface -----------------------------------------------------------------
+
+    def reset(self, *, seed: int | None = None) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+        """Start every sub-environment on a fresh task; observations ``[num_envs, obs_dim]``."""
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+        self._deck, self._rounds = [], -1
+        self._episodes = [self._deal() for _ in range(self.num_envs)]
+        return self._observations(), {}
+
+    def step(
+        self, actions: npt.NDArray[np.int64]
+    ) -> tuple[
+        npt.NDArray[np.float32], npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.bool_], dict[str, Any]
+    ]:
+        """Take ``actions[i]`` in sub-environment i.
+
+        Returns:
+            Observations float32 ``[n, obs_dim]`` (already of the new episode where one ended), rewards
+            float64 ``[n]``, terminated and truncated bool ``[n]``, and infos: ``final_observation`` and
+            ``episode`` (task, return, length, generations, solved, fraction, actions), both lists with
+            None for sub-environments that go on.
+        """
+        rewards = np.asarray(self.rollout.step(list(zip(self._episodes, actions.tolist(), strict=True))))
+        terminated = np.array([e.episode.done for e in self._episodes])
+        truncated = np.array([not e.episode.done and len(e.episode.steps) >= MAX_STEPS for e in self._episodes])
+        final: list[npt.NDArray[np.float32] | None] = [None] * self.num_envs
+        summaries: list[dict[str, Any] | None] = [None] * self.num_envs
+        for i in np.flatnonzero(terminated | truncated):
+            final[i] = self.layout.observe(self._episodes[i].episode)
+            summaries[i] = summary(self._episodes[i])
+            self._episodes[i] = self._deal()
+        infos = {"final_observation": final, "episode": summaries}
+        return self._observations(), rewards, terminated, truncated, infos
+
+    def action_masks(self) -> npt.NDArray[np.bool_]:
+        """Allowed actions for the current observations, bool ``[num_envs, n_actions]``."""
+        return np.stack([e.episode.mask() for e in self._episodes])
+
+    # --- exact resume -----------------------------------------------------------------------------
+
+    def get_state(self) -> dict[str, Any]:
+        """JSON-able state: the deck, the random generator, and each episode as its list of actions."""
+        return {
+            "rng": self._rng.bit_generator.state,
+            "deck": list(self._deck),
+            "rounds": self._rounds,
+            "episodes": [
+                {"task": e.index, "variant": e.episode.variant, "actions": [s.action for s in e.episode.steps]}
+                for e in self._episodes
+            ],
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restore `get_state`; running episodes are replayed (their generations come from the cache)."""
+        self._rng.bit_generator.state = state["rng"]
+        self._deck, self._rounds = list(state["deck"]), state["rounds"]
+        saved: Sequence[dict[str, Any]] = state["episodes"]
+        self._episodes = [self.rollout.start(s["task"], s["variant"]) for s in saved]
+        for step in range(max((len(s["actions"]) for s in saved), default=0)):
+            moves = [
+                (e, s["actions"][step]) for e, s in zip(self._episodes, saved, strict=True) if step < len(s["actions"])
+            ]
+            self.rollout.step(moves)
+
+    # --- internals --------------------------------------------------------------------------------
+
+    def _deal(self) -> RewardedEpisode:
+        if not self._deck:
+            self._deck = self._rng.permutation(len(self.rollout.tasks)).tolist()
+            self._rounds += 1
+        return self.rollout.start(self._deck.pop(), self._rounds % self.variants)
+
+    def _observations(self) -> npt.NDArray[np.float32]:
+        return np.stack([self.layout.observe(e.episode) for e in self._episodes])
+
+
+def summary(e: RewardedEpisode) -> dict[str, Any]:
+    """What a finished episode was, for metrics and logs."""
+    table = e.episode.context.table
+    return {
+        "task": e.episode.task.id,
+        "return": e.total,
+        "length": len(e.episode.steps),
+        "generations": e.episode.spent,
+        "solved": e.solved,
+        "visible_solved": e.episode.solved,
+        "fraction": e.fraction,
+        "actions": [table.actions[s.action].name for s in e.episode.steps],
+    }

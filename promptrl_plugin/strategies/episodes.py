@@ -1,0 +1,83 @@
+"""Strategies that run episodes of the environment: `random-hybrid` and `promptrl`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from promptrl_plugin.agent.setup import EpisodeSetup
+from promptrl_plugin.env.context import TaskContext
+from promptrl_plugin.env.episode import Episode
+from promptrl_plugin.records import Task, content_hash
+from promptrl_plugin.strategies.base import Solve, StrategyContext
+
+__all__ = ["PromptRL", "RandomHybrid"]
+
+Act = Callable[[npt.NDArray[np.float32], npt.NDArray[np.bool_]], int]
+
+
+class EpisodeStrategy:
+    """Runs one episode a task; subclasses choose the actions.
+
+    Args:
+        setup: Action table, observation layout, examples and embeddings.
+    """
+
+    name: str
+
+    def __init__(self, setup: EpisodeSetup) -> None:
+        self.setup = setup
+        self._contexts: dict[str, TaskContext] = {}
+
+    def prepare(self, tasks: Sequence[Task], context: StrategyContext) -> None:
+        """Embed the tasks and choose their examples, in one batch."""
+        missing = [t for t in tasks if t.content_hash not in self._contexts]
+        for task_context in self.setup.task_contexts(missing):
+            self._contexts[task_context.task.content_hash] = task_context
+
+    def solve(self, task: Task, context: StrategyContext) -> Solve:
+        if task.content_hash not in self._contexts:
+            self.prepare([task], context)
+        task_context = replace(self._contexts[task.content_hash], task=task)
+        run = self.setup.episode_context(context.env, context.feedback, context.chat, context.seed)
+        episode = Episode(task_context, run, context.budget)
+        act = self.actor(task, context)
+        while not episode.done:
+            action = act(self.setup.layout.observe(episode), episode.mask())
+            yield from episode.step(action)
+        return episode.sample()
+
+    def actor(self, task: Task, context: StrategyContext) -> Act:
+        """How actions are chosen on one task."""
+        raise NotImplementedError
+
+
+class RandomHybrid(EpisodeStrategy):
+    """Uniform over the unmasked actions: the same operators, nothing learned."""
+
+    name = "random-hybrid"
+
+    def actor(self, task: Task, context: StrategyContext) -> Act:
+        rng = np.random.default_rng(int(content_hash("random-hybrid", context.seed, task.content_hash)[:16], 16))
+        return lambda _observation, mask: int(rng.choice(np.flatnonzero(mask)))
+
+
+class PromptRL(EpisodeStrategy):
+    """The trained policy, acting greedily.
+
+    Args:
+        setup: As stored in the policy bundle.
+        policy: ``(observation [obs_dim], mask [n_actions]) -> action``.
+    """
+
+    name = "promptrl"
+
+    def __init__(self, setup: EpisodeSetup, policy: Act) -> None:
+        super().__init__(setup)
+        self._policy = policy
+
+    def actor(self, task: Task, context: StrategyContext) -> Act:
+        return self._policy
