@@ -1,0 +1,166 @@
+"""Run folders: what was run, on what, and how it went.
+
+```
+config.json       resolved configuration; written last, so a folder that has it is complete
+environment.json  versions of Python and of the packages that matter
+metrics.jsonl     one object a line, appended as the run goes on
+```
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import promptrl_plugin
+from promptrl_plugin.config import to_dict
+from promptrl_plugin.errors import ConfigError, UserError
+from promptrl_plugin.storage.jsonl import JsonlAppender, read_jsonl
+
+__all__ = ["RunFolder", "environment", "write_atomic", "write_json"]
+
+_PACKAGES = (
+    "datasets",
+    "evalplus",
+    "gymnasium",
+    "httpx",
+    "lm-eval",
+    "numpy",
+    "safetensors",
+    "sentence-transformers",
+    "torch",
+    "transformers",
+)
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> None:
+    """Write a whole file or nothing: a reader, or a second run after a kill, never sees a part.
+
+    Raises:
+        UserError: The file cannot be written (no permission, disk full); an old one stays as it was.
+    """
+    path = Path(path)
+    content = data.encode("utf-8") if isinstance(data, str) else data
+    # In the same folder, since a rename is atomic only within one file system.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise UserError(f"cannot write {path}: {e.strerror}; free some space or choose another place") from None
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """Write `data` as indented JSON, atomically."""
+    write_atomic(path, json.dumps(data, indent=2) + "\n")
+
+
+def environment() -> dict[str, Any]:
+    """Versions that a result depends on: promptrl, Python, system, cores and packages (None: not installed)."""
+    packages: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            packages[name] = None
+    return {
+        "promptrl": promptrl_plugin.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "packages": packages,
+    }
+
+
+class RunFolder:
+    """The folder of one run; `create` a new one or `open` an old one.
+
+    Attributes:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._metrics: JsonlAppender | None = None
+
+    @classmethod
+    def create(cls, path: str | Path, config: Any) -> RunFolder:
+        """Make a run folder and write what is to be run.
+
+        Args:
+            path: The folder; made on demand.
+            config: Resolved configuration: a dataclass of `promptrl_plugin.config` or plain data.
+
+        Raises:
+            ConfigError: The folder already holds a run.
+            UserError: The folder cannot be written.
+        """
+        run = cls(Path(path))
+        if run.config_path.exists():
+            raise ConfigError(f"{run.path} already holds a run; go on with it (--resume), or choose another folder")
+        write_json(run.path / "environment.json", environment())
+        write_json(run.config_path, to_dict(config) if dataclasses.is_dataclass(config) else config)
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """Open the folder of an earlier run, to read it or to go on.
+
+        Raises:
+            ConfigError: There is no run in it.
+        """
+        run = cls(Path(path))
+        if not run.config_path.is_file():
+            raise ConfigError(f"{run.path} holds no run (no config.json); check the path")
+        return run
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def config(self) -> dict[str, Any]:
+        """The configuration that the run was started with, as plain data.
+
+        Raises:
+            ConfigError: It cannot be read.
+        """
+        try:
+            data: dict[str, Any] = json.loads(self.config_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as e:
+            raise ConfigError(f"cannot read {self.config_path}: {e}; start the run again elsewhere") from None
+        return data
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one object to the metrics; a torn line of a killed run is cut off first."""
+        if self._metrics is None:
+            self._metrics = JsonlAppender(self.metrics_path)
+        self._metrics.append(record)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every complete object of the metrics so far, in order; none at all for a run that has not logged."""
+        return read_jsonl(self.metrics_path, allow_torn_tail=True) if self.metrics_path.exists() else []
+
+    def close(self) -> None:
+        """Close the metrics file; calling it twice is harmless."""
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
