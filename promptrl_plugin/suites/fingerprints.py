@@ -1,0 +1,244 @@
+"""Content fingerprints of tasks, and what makes two tasks near-duplicates.
+
+A fingerprint holds hashes only, never text, and is plain JSON: a policy bundle carries those of its train
+tasks, so that evaluation can refuse a task which the policy was trained on, or one very like it.
+
+Two tasks are near-duplicates when any of these holds:
+
+1. the same id, or the same normalised prompt;
+2. the content words of their descriptions overlap by at least `WORD_OVERLAP` (Jaccard index);
+3. their references are the same program up to names, comments, docstrings and annotations;
+4. they share a telling example (the same call and value under another function name) and their
+   descriptions overlap by at least `EXAMPLE_WORD_OVERLAP`.
+
+The thresholds come from reading the closest pairs between the original MBPP and its evaluated parts: from
+0.7 on nearly all pairs are the same task, or differ in one word of a long sentence (sum of the *fourth* or
+*fifth* power); below it are mostly different tasks. Shared examples alone also join strangers
+(``f(2) == 2``), so that they need five literals and some overlap of words.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+from promptrl_plugin.records import Task, content_hash
+
+__all__ = [
+    "EXAMPLE_WORD_OVERLAP",
+    "WORD_OVERLAP",
+    "Fingerprint",
+    "NearDuplicate",
+    "describe",
+    "find_near_duplicates",
+    "fingerprint",
+    "leaks",
+    "same_content",
+]
+
+WORD_OVERLAP = 0.7
+EXAMPLE_WORD_OVERLAP = 0.25
+_TELLING_LITERALS = 5
+
+#: Words that tell nothing about what a function does: grammar, MBPP's phrases, hints at the means.
+_EMPTY = """
+    a an and any are as at be by can for from have has if in is it its not of on or s such that the then
+    there this to when where which with
+    write python function program method find check calculate compute get return determine identify
+    whether given takes take using use used specified regex regular expression lambda module
+"""
+_EMPTY_WORDS = frozenset(_EMPTY.split())
+
+
+class Fingerprint(TypedDict):
+    """Hashes of one task's content; plain JSON.
+
+    Attributes:
+        id: The task's id.
+        content: `Task.content_hash`.
+        words: Sorted 32-bit hashes of the description's content words.
+        code: Hash of the normalised reference, ``""`` where none was given.
+        examples: Sorted 32-bit hashes of the telling examples.
+    """
+
+    id: str
+    content: str
+    words: list[int]
+    code: str
+    examples: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class NearDuplicate:
+    """A candidate that is too close to another task, and why."""
+
+    candidate: str
+    other: str
+    reason: str
+
+
+def fingerprint(task: Task, reference: str = "", asserts: Iterable[str] = ()) -> Fingerprint:
+    """Fingerprint of `task`; JSON-able.
+
+    Args:
+        task: The task.
+        reference: A right program, for tasks whose hidden side is at hand (train tasks).
+        asserts: More examples than the visible ones, as assert statements.
+    """
+    examples = (_example(a, task.entry_point) for a in (*task.visible.asserts, *asserts))
+    return Fingerprint(
+        id=task.id,
+        content=task.content_hash,
+        words=sorted(map(_hash32, _content_words(describe(task)))),
+        code=_code_hash(reference) if reference else "",
+        examples=sorted({_hash32(e) for e in examples if e}),
+    )
+
+
+def leaks(train: Iterable[Fingerprint], task: Task | Fingerprint) -> str | None:
+    """Why `task` must not be solved by a policy trained on `train`; None when nothing speaks against it.
+
+    Args:
+        train: Fingerprints of the train tasks, as a bundle's manifest holds them.
+        task: The task to be solved; a fingerprint of it with its reference tells a little more.
+    """
+    print_ = _as_fingerprint(task)
+    for other in train:
+        if reason := same_content(print_, other):
+            return f"{reason} as train task {other['id']}"
+    return None
+
+
+def find_near_duplicates(
+    candidates: Iterable[Task | Fingerprint], against: Iterable[Task | Fingerprint]
+) -> list[NearDuplicate]:
+    """Every pair of a candidate and a task of `against` that are near-duplicates."""
+    others = [_as_fingerprint(o) for o in against]
+    return [
+        NearDuplicate(candidate["id"], other["id"], reason)
+        for candidate in map(_as_fingerprint, candidates)
+        for other in others
+        if (reason := same_content(candidate, other))
+    ]
+
+
+def same_content(a: Fingerprint, b: Fingerprint) -> str | None:
+    """What two tasks have in common that makes them near-duplicates, e.g. ``"the same reference"``."""
+    if a["id"] == b["id"]:
+        return "the same id"
+    if a["content"] == b["content"]:
+        return "the same prompt"
+    if a["code"] and a["code"] == b["code"]:
+        return "the same reference"
+    overlap = _jaccard(a["words"], b["words"])
+    if overlap >= WORD_OVERLAP:
+        return f"nearly the same description ({overlap:.2f})"
+    if overlap >= EXAMPLE_WORD_OVERLAP and not set(a["examples"]).isdisjoint(b["examples"]):
+        return f"the same example and a like description ({overlap:.2f})"
+    return None
+
+
+def describe(task: Task) -> str:
+    """The prose of a task's prompt: its docstring without asserts, doctests and examples."""
+    match = re.search(r'("""|\'\'\')(?P<text>.*?)\1', task.prompt[_last_definition(task) :], re.DOTALL)
+    lines = (match["text"] if match else task.prompt).splitlines()
+    prose: list[str] = []
+    in_doctest = False
+    for line in lines:
+        if task.dialect == "mbpp" and line.lstrip().startswith("assert"):
+            break  # the asserts are the docstring's last part, and may go over several lines
+        in_doctest = line.lstrip().startswith(">>>") or (in_doctest and bool(line.strip()))
+        if not in_doctest and not re.search(rf"\b{re.escape(task.entry_point)}\s*\(", line):
+            prose.append(line)
+    return "\n".join(prose)
+
+
+def _last_definition(task: Task) -> int:
+    """Where the entry point's own docstring begins; HumanEval prompts may hold helper functions."""
+    return max(0, task.prompt.rfind(f"def {task.entry_point}"))
+
+
+def _as_fingerprint(item: Task | Fingerprint) -> Fingerprint:
+    return fingerprint(item) if isinstance(item, Task) else item
+
+
+def _content_words(text: str) -> set[str]:
+    """Lower-case words without plural s that say what the function does."""
+    words = re.findall(r"[^\W_]+", text.lower())
+    return {w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in words} - _EMPTY_WORDS
+
+
+def _jaccard(a: Sequence[int], b: Sequence[int]) -> float:
+    if not a or not b or min(len(a), len(b)) < EXAMPLE_WORD_OVERLAP * max(len(a), len(b)):
+        return 0.0  # cannot reach even the lower threshold
+    common = len(set(a).intersection(b))
+    return common / (len(a) + len(b) - common)
+
+
+def _example(source: str, entry_point: str) -> str:
+    """Normalised source of an assert with the entry point renamed; ``""`` if it is not a telling one."""
+    try:
+        tree = ast.parse(source.strip())
+    except (SyntaxError, ValueError):
+        return ""
+    names = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == entry_point]
+    literals = sum(isinstance(n, ast.Constant) for n in ast.walk(tree))
+    for name in names:
+        name.id = "f"
+    return ast.unparse(tree) if names and literals >= _TELLING_LITERALS else ""
+
+
+def _code_hash(source: str) -> str:
+    """Hash of a program up to the names it binds; ``""`` if it does not parse."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return ""
+    return content_hash(ast.dump(_Normalizer(tree).visit(tree)))
+
+
+class _Normalizer(ast.NodeTransformer):
+    """Renames what a program binds in order of appearance; drops imports, docstrings, annotations."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        nodes = list(ast.walk(tree))
+        self._bound = {n.name for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+        self._bound |= {n.arg for n in nodes if isinstance(n, ast.arg)}
+        self._bound |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        self._names: dict[str, str] = {}
+
+    def _rename(self, name: str) -> str:
+        return self._names.setdefault(name, f"v{len(self._names)}") if name in self._bound else name
+
+    def visit_Import(self, node: ast.Import) -> None:
+        return None
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        return None
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        node.id = self._rename(node.id)
+        return node
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.arg, node.annotation = self._rename(node.arg), None
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.name, node.returns = self._rename(node.name), None
+        return self.generic_visit(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        node.name = self._rename(node.name)
+        return self.generic_visit(node)
+
+
+def _hash32(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:4], "big")
