@@ -1,0 +1,79 @@
+"""The operators of the hybrid action space.
+
+| action | kind | what it does | generations | decoding | source |
+| --- | --- | --- | --- | --- | --- |
+| `generate` | direct | code from the current prompt; once for each prompt | 1 | greedy | EvalPlus's protocol |
+| `sample_warm`, `sample_hot` | direct | another draw from the current prompt | 1 | sampled | best-of-k |
+| `revert` | direct | back to the prompt of the best attempt | 0 | – | – |
+| `stop` | direct | submit the best attempt | 0 | – | – |
+| `synonym_light`, `synonym_strong` | lexical | WordNet synonyms for some words | 1 | greedy | EPiC, arXiv 2408.11198 |
+| `deletion_light`, `deletion_strong` | lexical | leave out fillers and function words | 1 | greedy | EDA, arXiv 1901.11196 |
+| `swap_light`, `swap_strong` | lexical | exchange neighbouring words | 1 | greedy | EDA, arXiv 1901.11196 |
+| `shuffle_light`, `shuffle_strong` | lexical | reorder sentences and notes | 1 | greedy | AEDA/EDA family |
+| `crossover_light`, `crossover_strong` | lexical | cross with another prompt of the episode | 1 | greedy | EvoPrompt, arXiv 2309.08532 |
+| `clarify` | semantic | the rewriter restates the task in one sentence that names the function | 2 | greedy | arXiv 2605.19102 |
+| `simplify` | semantic | the rewriter puts the task in plain words | 2 | greedy | arXiv 2605.19102 |
+| `plan_first` | semantic | note: steps as comments, then code | 1 | greedy | self-planning, arXiv 2303.06689 |
+| `edge_cases` | semantic | note: the edge cases of the arguments' types | 1 | greedy | – |
+| `contract` | semantic | note: arguments and result, from signature and visible tests | 1 | greedy | – |
+| `fixed_examples` | semantic | show three fixed solved train tasks | 1 | greedy | few-shot prompting, arXiv 2005.14165 |
+| `nearest_examples` | semantic | show the three nearest solved train tasks | 1 | greedy | kNN prompting, arXiv 2101.06804 |
+| `reflect_repair` | semantic | show the failed program and the visible test's outcome, ask for a right one | 1 | warm | self-repair, arXiv 2304.05128 |
+
+None of them touches code, asserts, identifiers, numbers or quoted text of the task (`task_text`). Further
+operators come from the entry-point group ``promptrl.operators``: each entry point is an `Operator`
+instance, or a callable without arguments that returns one, under its own name.
+"""  # noqa: E501  (a table for the README)
+
+from __future__ import annotations
+
+import functools
+from importlib.metadata import entry_points
+
+from promptrl_plugin.errors import ConfigError, UnknownNameError
+from promptrl_plugin.prompts.operators.base import Operator
+
+__all__ = ["GROUP", "KINDS", "builtin_operators", "find_operator"]
+
+GROUP = "promptrl.operators"
+KINDS = ("direct", "lexical", "semantic")
+
+
+@functools.cache
+def builtin_operators() -> tuple[Operator, ...]:
+    """Every built-in operator, in the order of the default action table."""
+    from promptrl_plugin.prompts.operators import direct, lexical, semantic
+
+    return (
+        direct.GenerateCode("generate", "greedy"),
+        direct.GenerateCode("sample_warm", "warm"),
+        direct.GenerateCode("sample_hot", "hot"),
+        direct.Revert(),
+        direct.Stop(),
+        *lexical.operators(),
+        *semantic.operators(),
+    )
+
+
+def find_operator(name: str) -> Operator:
+    """The operator called `name`, built in or from the entry-point group.
+
+    Raises:
+        UnknownNameError: There is none.
+        ConfigError: The entry point of that name cannot be loaded or is no operator.
+    """
+    builtin = {op.name: op for op in builtin_operators()}
+    if name in builtin:
+        return builtin[name]
+    installed = {ep.name: ep for ep in entry_points(group=GROUP)}
+    if name not in installed:
+        raise UnknownNameError("operator", name, [*builtin, *installed])
+    entry = installed[name]
+    try:
+        found = entry.load()
+        operator = found() if callable(found) else found
+    except Exception as e:  # a plugin's import may raise anything
+        raise ConfigError(f"operator {name!r} ({entry.value}) cannot be loaded: {e!r}; mend or uninstall it") from None
+    if not isinstance(operator, Operator) or operator.name != name:
+        raise ConfigError(f"operator {name!r} ({entry.value}) is not an Operator of that name; mend or uninstall it")
+    return operator

@@ -1,0 +1,168 @@
+"""The library of solved train tasks that may be shown as examples."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from promptrl_plugin.prompts.state import Example
+from promptrl_plugin.prompts.task_text import prose_of
+from promptrl_plugin.records import content_hash
+
+if TYPE_CHECKING:  # what is hidden is read by the trainer's call of `from_train_tasks` only
+    from promptrl_plugin.suites.hidden import TrainTask
+
+__all__ = ["DUPLICATE_SIMILARITY", "ExampleLibrary"]
+
+Floats = npt.NDArray[np.float32]
+
+#: Cosine similarity of sentence embeddings from which two tasks count as near-duplicates.
+DUPLICATE_SIMILARITY = 0.95
+#: An example longer than this (characters of prompt and program) is not among the fixed ones.
+_MAX_FIXED_CHARS = 600
+
+
+class ExampleLibrary:
+    """Solved train tasks with their sentence embeddings.
+
+    An example holds a train task's prompt and its reference program, no hidden test.
+
+    Args:
+        examples: The solved tasks.
+        embeddings: Of their prompts, float32 ``[n, d]``; normalised here.
+
+    Raises:
+        ValueError: There is not one embedding for each example.
+    """
+
+    def __init__(self, examples: Sequence[Example], embeddings: Floats) -> None:
+        if len(examples) != len(embeddings):
+            raise ValueError(f"{len(examples)} examples, but {len(embeddings)} embeddings")
+        self.examples = tuple(examples)
+        self.embeddings = _unit(np.asarray(embeddings, dtype=np.float32).reshape(len(examples), -1))
+        self._hashes = tuple(_task_hash(e.prompt) for e in self.examples)
+        self._ranking = self._fixed_ranking()
+
+    @classmethod
+    def from_train_tasks(cls, tasks: Sequence[TrainTask], embed: Callable[[Sequence[str]], Floats]) -> ExampleLibrary:
+        """Library of the tasks whose reference is usable as an example.
+
+        Args:
+            tasks: Train tasks.
+            embed: Sentence embeddings of texts, float32 ``[n, d]``.
+        """
+        examples = [e for t in tasks if (e := _example(t)) is not None]
+        if not examples:
+            return cls((), np.zeros((0, 1), dtype=np.float32))
+        return cls(examples, embed([e.prompt for e in examples]))
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def fixed(
+        self, k: int, exclude_ids: frozenset[str] = frozenset(), exclude_hashes: frozenset[str] = frozenset()
+    ) -> tuple[Example, ...]:
+        """The first `k` of a fixed ranking of short, typical and mutually different examples.
+
+        A task for which one of them is excluded (a train task itself) gets the next instead.
+        """
+        allowed = (i for i in self._ranking if self._allowed(i, exclude_ids, exclude_hashes))
+        return tuple(self.examples[i] for i, _ in zip(allowed, range(k), strict=False))
+
+    def nearest(
+        self,
+        embedding: Floats,
+        k: int,
+        exclude_ids: frozenset[str] = frozenset(),
+        exclude_hashes: frozenset[str] = frozenset(),
+    ) -> tuple[Example, ...]:
+        """The `k` examples nearest to a task by cosine similarity, the nearest last (next to the task).
+
+        Near-duplicates of the task (`DUPLICATE_SIMILARITY`) and of each other are left out: they would
+        give the answer away on train tasks, and then promise what test tasks do not have.
+
+        Args:
+            embedding: Of the task's prompt, float32 ``[d]``.
+            k: How many.
+            exclude_ids: Task ids to leave out.
+            exclude_hashes: `Task.content_hash` values to leave out.
+        """
+        if not self.examples:
+            return ()
+        similarity = self.embeddings @ _unit(np.asarray(embedding, dtype=np.float32)[None])[0]
+        chosen: list[int] = []
+        for i in np.argsort(-similarity, kind="stable"):
+            if len(chosen) == k:
+                break
+            duplicate = similarity[i] >= DUPLICATE_SIMILARITY or any(
+                float(self.embeddings[i] @ self.embeddings[j]) >= DUPLICATE_SIMILARITY for j in chosen
+            )
+            if not duplicate and self._allowed(int(i), exclude_ids, exclude_hashes):
+                chosen.append(int(i))
+        return tuple(self.examples[i] for i in reversed(chosen))
+
+    def _allowed(self, i: int, ids: frozenset[str], hashes: frozenset[str]) -> bool:
+        return self.examples[i].task_id not in ids and self._hashes[i] not in hashes
+
+    def _fixed_ranking(self, length: int = 12) -> tuple[int, ...]:
+        """Indices for `fixed`: the most central example first, then always the one farthest from those before.
+
+        Only short examples of the more central half take part, so that none is an oddity.
+        """
+        if not self.examples:
+            return ()
+        sizes = np.array([len(e.prompt) + len(e.program) for e in self.examples])
+        short = np.flatnonzero(sizes <= max(_MAX_FIXED_CHARS, int(sizes.min())))
+        lean = short[sizes[short] <= np.median(sizes[short])]
+        centrality = self.embeddings[lean] @ _unit(self.embeddings.mean(axis=0, keepdims=True))[0]
+        central = lean[np.argsort(-centrality, kind="stable")][: max(length, (len(lean) + 1) // 2)]
+        ranking = [int(central[0])]
+        while len(ranking) < min(length, len(central)):
+            closeness = (self.embeddings[central] @ self.embeddings[ranking].T).max(axis=1)
+            closeness[np.isin(central, ranking)] = np.inf
+            ranking.append(int(central[int(closeness.argmin())]))
+        rest = [int(i) for i in np.argsort(sizes, kind="stable") if int(i) not in ranking]
+        return (*ranking, *rest)
+
+
+def _example(train_task: TrainTask) -> Example | None:
+    """The example of a train task; None where its reference does not parse or lacks the entry point."""
+    task = train_task.task
+    program = train_task.hidden.reference.replace("\r\n", "\n").expandtabs(4).strip()
+    if task.prompt.lstrip().startswith(('"""', "'''")):
+        program = _without_docstring(program)
+    try:
+        tree = ast.parse(program)
+    except (SyntaxError, ValueError):
+        return None
+    if not any(isinstance(n, ast.FunctionDef) and n.name == task.entry_point for n in tree.body):
+        return None
+    if not prose_of(task.prompt):
+        return None
+    return Example(task.id, task.prompt, program)
+
+
+def _without_docstring(program: str) -> str:
+    """The program less the string that it begins with (EvalPlus: reference = prompt + solution)."""
+    try:
+        body = ast.parse(program).body
+    except (SyntaxError, ValueError):
+        return program
+    first = body[0] if body else None
+    if not isinstance(first, ast.Expr) or not isinstance(first.value, ast.Constant):
+        return program
+    return "\n".join(program.split("\n")[first.end_lineno :]).strip()
+
+
+def _task_hash(prompt: str) -> str:
+    """`records.Task.content_hash` of a prompt."""
+    return content_hash(" ".join(prompt.lower().split()))
+
+
+def _unit(vectors: Floats) -> Floats:
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.where(norms == 0, 1.0, norms), dtype=np.float32)

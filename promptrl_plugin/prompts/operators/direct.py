@@ -1,0 +1,77 @@
+"""Direct operators: generate code from the current prompt, go back to the best prompt, stop.
+
+The five that METHOD_FACTS and "what is known to help with few LLM calls" ask for: greedy decoding makes
+an attempt a cacheable function of the prompt, sampling is best-of-k's move, reverting keeps a bad edit
+from compounding, and stopping saves budget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from promptrl_plugin.prompts.operators.base import DecodingOf, Edit, EpisodeView, greedy_tried
+from promptrl_plugin.prompts.state import PromptState
+
+__all__ = ["GenerateCode", "Revert", "Stop"]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateCode:
+    """Generate code from the current prompt; greedy only once for each prompt (it would repeat itself)."""
+
+    name: str
+    decoding: str
+    kind: str = "direct"
+    version: int = 1
+    generations: int = 1
+    generates: bool = True
+
+    def available(self, view: EpisodeView) -> bool:
+        return self.decoding != "greedy" or not greedy_tried(view, view.state)
+
+    def edit(self, view: EpisodeView, rng: np.random.Generator, decoding_of: DecodingOf) -> Edit:
+        return _keep(view.state)
+
+
+@dataclass(frozen=True, slots=True)
+class Revert:
+    """Go back to the prompt of the best attempt so far, without a generation."""
+
+    name: str = "revert"
+    kind: str = "direct"
+    version: int = 1
+    generations: int = 0
+    generates: bool = False
+    decoding: str = "greedy"
+
+    def available(self, view: EpisodeView) -> bool:
+        return view.best is not None and view.best_state.key != view.state.key
+
+    def edit(self, view: EpisodeView, rng: np.random.Generator, decoding_of: DecodingOf) -> Edit:
+        return _keep(view.best_state)
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the episode and submit the best attempt; there must be one."""
+
+    name: str = "stop"
+    kind: str = "direct"
+    version: int = 1
+    generations: int = 0
+    generates: bool = False
+    decoding: str = "greedy"
+
+    def available(self, view: EpisodeView) -> bool:
+        return view.last is not None
+
+    def edit(self, view: EpisodeView, rng: np.random.Generator, decoding_of: DecodingOf) -> Edit:
+        return _keep(view.state)
+
+
+def _keep(state: PromptState) -> Edit:
+    """An edit that asks for nothing."""
+    return state
+    yield  # makes this a generator

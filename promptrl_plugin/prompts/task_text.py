@@ -1,0 +1,218 @@
+"""Split a task's prompt into prose that operators may edit and text that nobody may touch.
+
+Two levels:
+
+* `split` cuts a prompt into *segments*. Code, signatures, asserts, doctests, worked examples, bullets'
+  marks and indentation are protected; paragraphs and bullet texts of the docstring are prose.
+* `tokens.tokenize` cuts prose into *tokens*. Identifiers, numbers, quoted text, code and formulas are
+  protected; words may be replaced, moved or left out; everything between is a gap.
+
+When in doubt both protect: an edit that is not made costs nothing, a broken task does.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from promptrl_plugin.prompts.tokens import TokenKind, tokenize
+
+__all__ = [
+    "Segment",
+    "fill",
+    "join",
+    "prose_of",
+    "protected_names",
+    "replace_prose",
+    "split",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of a prompt; `prose` says whether operators may edit it."""
+
+    text: str
+    prose: bool
+
+
+# --- segments --------------------------------------------------------------------------------------
+
+_DOCSTRING = re.compile(r'("""|\'\'\')(.*?)\1', re.DOTALL)
+_EXAMPLE_HEADING = re.compile(
+    r"(for\s+)?(e\.?g\.?|examples?)(\s+\d+)?\s*[:.]?|(examples?|input|output|note)\b.*:.*", re.I
+)
+_EXAMPLE_SIGNS = re.compile(r"==|=>|->|➞|→|➜|^\s*[\[({'\"]|\breturns?\s+[\[({'\"]")
+_BULLET = re.compile(r"([-*•]|\d+[.)])\s+")
+
+
+def split(prompt: str) -> tuple[Segment, ...]:
+    """Cut `prompt` so that joining the segments' texts gives it back exactly.
+
+    The last triple-quoted string is the description (MBPP: the whole prompt; HumanEval: the docstring
+    of the function to be written); a prompt without one (a statement in plain text) is all description.
+    """
+    return _split(prompt)
+
+
+@functools.lru_cache(maxsize=4096)
+def _split(prompt: str) -> tuple[Segment, ...]:
+    docstrings = list(_DOCSTRING.finditer(prompt))
+    start, end = docstrings[-1].span(2) if docstrings else (0, len(prompt))
+    pieces = [Segment(prompt[:start], False), *_paragraphs(prompt[start:end]), Segment(prompt[end:], False)]
+    return tuple(_merged(pieces))
+
+
+def join(segments: Iterable[Segment]) -> str:
+    """Inverse of `split`."""
+    return "".join(s.text for s in segments)
+
+
+def prose_of(prompt: str) -> tuple[str, ...]:
+    """Texts of the prose segments of `prompt`."""
+    return tuple(s.text for s in split(prompt) if s.prose)
+
+
+def replace_prose(prompt: str, prose: Sequence[str], notes: Sequence[str] = ()) -> str:
+    """`prompt` with its prose segments exchanged and `notes` after the description.
+
+    Notes come before the first test or example that the description shows, each on its own line with
+    the description's indentation. Without edits the prompt comes back unchanged.
+
+    Raises:
+        ValueError: `prose` has not one text for each prose segment.
+    """
+    segments = split(prompt)
+    if len(prose) != sum(s.prose for s in segments):
+        raise ValueError(f"{len(prose)} texts for {sum(s.prose for s in segments)} prose segments")
+    texts = iter(prose)
+    parts = [next(texts) if s.prose else s.text for s in segments]
+    if notes:
+        at = _note_position(segments)
+        indent = _indent(segments)
+        if segments[at].prose:
+            parts[at] += "".join(f"\n{indent}{note}" for note in notes)
+        else:  # a description without prose: straight after the opening quotes
+            opening = re.search(r'("""|\'\'\')(?!.*("""|\'\'\').*\1)', parts[at], re.DOTALL)
+            cut = opening.end() if opening else 0
+            parts[at] = parts[at][:cut] + "".join(f"\n{indent}{n}" for n in notes) + parts[at][cut:]
+    return "".join(parts)
+
+
+def fill(original: str, text: str) -> str:
+    """`text` in place of the prose segment `original`, with its line breaks and indentation.
+
+    An original that is one line (MBPP) gives one line; one that is wrapped (HumanEval) is wrapped.
+    """
+    if "\n" not in original:
+        return text
+    indent = re.search(r"\n([ \t]*)", original)
+    width = max(len(line) for line in original.splitlines())
+    lines: list[str] = [""]
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return f"\n{indent.group(1) if indent else ''}".join(lines)
+
+
+def _note_position(segments: Sequence[Segment]) -> int:
+    """Index of the segment that notes follow: the last prose before the first test, else the first prose."""
+    position, seen = 0, False
+    for i, segment in enumerate(segments):
+        if segment.prose:
+            position, seen = i, True
+        elif seen and re.search(r"^\s*(assert\b|>>>)|example|\w+\(.*\).*(==|=>|->|➞)", segment.text, re.M | re.I):
+            break
+    return position
+
+
+def _indent(segments: Sequence[Segment]) -> str:
+    """Indentation of the description: that of its closing quotes or last line."""
+    tail = segments[-1].text if segments and not segments[-1].prose else ""
+    found = re.search(r'\n([ \t]*)("""|\'\'\')\s*$', tail)
+    return found.group(1) if found else ""
+
+
+def _paragraphs(body: str) -> Iterator[Segment]:
+    """Segments of a description: lines of prose that follow each other are one paragraph."""
+    paragraph: list[str] = []
+    tests_began = False
+    for line in body.splitlines(keepends=True):
+        if line.lstrip().startswith(">>>"):
+            tests_began = True
+        elif not line.strip():
+            tests_began = False
+        prose = not tests_began and _is_prose(line)
+        bullet = bool(_BULLET.match(line.lstrip()))
+        if paragraph and (not prose or bullet):
+            yield from _trimmed("".join(paragraph))
+            paragraph = []
+        if prose:
+            paragraph.append(line)
+        else:
+            yield Segment(line, False)
+    yield from _trimmed("".join(paragraph))
+
+
+def _is_prose(line: str) -> bool:
+    """Whether a line of a description is natural language."""
+    text = line.strip()
+    if not text or text.startswith(("assert", "...", "#", "@", "def ", "import ", "from ", "class ")):
+        return False
+    if _EXAMPLE_HEADING.fullmatch(text) or _EXAMPLE_SIGNS.search(text) or text.startswith(("'''", '"""')):
+        return False
+    words = [t for t in tokenize(text) if t.kind is not TokenKind.GAP]
+    plain = sum(t.kind is TokenKind.WORD for t in words)
+    return plain >= 1 and plain * 2 > len(words)
+
+
+def _trimmed(text: str) -> Iterator[Segment]:
+    """A paragraph with the white space around it and a leading bullet as protected segments."""
+    if not text:
+        return
+    core = text.strip()
+    start = text.index(core)
+    if bullet := _BULLET.match(core):
+        start, core = start + bullet.end(), core[bullet.end() :]
+    yield Segment(text[:start], False)
+    yield Segment(core, bool(core))
+    yield Segment(text[start + len(core) :], False)
+
+
+def _merged(segments: Iterable[Segment]) -> Iterator[Segment]:
+    """Drop empty segments and join protected ones that touch."""
+    held = ""
+    for segment in segments:
+        if segment.prose:
+            if held:
+                yield Segment(held, False)
+            held = ""
+            yield segment
+        else:
+            held += segment.text
+    if held:
+        yield Segment(held, False)
+
+
+@functools.lru_cache(maxsize=4096)
+def protected_names(prompt: str, entry_point: str) -> frozenset[str]:
+    """Entry point, its arguments and the names that the code of `prompt` defines or imports."""
+    names = {entry_point}
+    code = join(s for s in split(prompt) if not s.prose)
+    try:
+        tree = ast.parse(prompt)
+    except (SyntaxError, ValueError):
+        names.update(re.findall(r"[A-Za-z_]\w*(?=\s*\()", code))
+        return frozenset(names)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.arg):
+            names.add(node.arg)
+        elif isinstance(node, ast.alias):
+            names.add(node.asname or node.name)
+    return frozenset(names)

@@ -1,0 +1,104 @@
+"""Render a prompt state into the two forms that backbones take.
+
+The unedited state renders to EvalPlus's code generation prompt to the letter (evalplus 0.3.1:
+``codegen.run_codegen``, ``provider.utility.make_raw_chat_prompt``), so that *direct* is EvalPlus's
+protocol. What is shared between tasks comes first, so that a key-value cache can serve it.
+
+| edit | chat form | plain form |
+| --- | --- | --- |
+| examples | earlier turns: EvalPlus's request, EvalPlus's answer | solved tasks before the task |
+| prose, notes | the docstring in the request | the docstring |
+| repair | the failed program as an answer, then what went wrong | both as comments before the task |
+"""
+
+from __future__ import annotations
+
+from promptrl_plugin.prompts.example_style import in_style, plain_form
+from promptrl_plugin.prompts.state import PromptState, Repair
+from promptrl_plugin.prompts.task_text import replace_prose
+from promptrl_plugin.records import Message, Prompt, Task
+
+__all__ = ["CHAT_STOP", "EOS", "INSTRUCTION_PREFIX", "RESPONSE_PREFIX", "plain_stop", "render", "text"]
+
+#: ``evalplus.codegen.run_codegen``'s strings.
+INSTRUCTION_PREFIX = (
+    "Please provide a self-contained Python script that solves the following problem in a markdown code block:"
+)
+RESPONSE_PREFIX = (
+    "Below is a Python script with a self-contained function that solves the problem and passes corresponding tests:"
+)
+#: ``evalplus.provider.utility.EOS``.
+EOS = ("<|endoftext|>", "<|endofmask|>", "</s>", "\nif __name__", "\ndef main(", "\nprint(")
+#: What ends a chat completion in ``evalplus.provider.hf`` and ``.vllm``.
+CHAT_STOP = (*EOS, "\n```\n")
+#: ``evalplus.provider.utility.extra_eos_for_direct_completion``.
+_PLAIN_EXTRA = {
+    "humaneval": ("\ndef ", "\nclass ", "\nimport ", "\nfrom ", "\nassert "),
+    "mbpp": ('\n"""', "\nassert"),
+}
+
+_REPAIR_RESPONSE_PREFIX = "Below is the corrected Python script that passes the test:"
+
+
+def render(task: Task, state: PromptState) -> Prompt:
+    """The code generation prompt of `task` in `state`, in chat and plain form."""
+    body = text(task, state)
+    examples = [in_style(example, task.dialect) for example in state.examples]
+    messages: list[Message] = []
+    for example in examples:
+        messages += [Message("user", _request(example.prompt)), Message("assistant", _answer(example.program))]
+    messages.append(Message("user", _request(body)))
+    prefix = RESPONSE_PREFIX
+    if state.repair is not None:
+        messages += [Message("assistant", _answer(state.repair.program)), Message("user", _complaint(state.repair))]
+        prefix = _REPAIR_RESPONSE_PREFIX
+    shown = "".join(plain_form(example) + "\n\n\n" for example in examples)
+    return Prompt(
+        messages=tuple(messages),
+        prefix=f"{prefix}\n```python\n",
+        plain=f"{shown}{_failed_as_comment(task, state.repair)}{body.strip()}\n",
+        stop=CHAT_STOP,
+        plain_stop=plain_stop(task.dialect),
+    )
+
+
+def text(task: Task, state: PromptState) -> str:
+    """The task's own text with the edits of `state` to its prose and its notes."""
+    return replace_prose(task.prompt, state.prose, state.notes)
+
+
+def plain_stop(dialect: str) -> tuple[str, ...]:
+    """EvalPlus's stop strings for plain completion of a dialect."""
+    return (*EOS, *_PLAIN_EXTRA[dialect])
+
+
+def _request(body: str) -> str:
+    """User turn of ``make_raw_chat_prompt``."""
+    return f"{INSTRUCTION_PREFIX}\n```\n{body.strip()}\n```\n"
+
+
+def _answer(program: str) -> str:
+    """Assistant turn of ``make_raw_chat_prompt``."""
+    return f"{RESPONSE_PREFIX}\n```python\n{program.strip()}\n```\n"
+
+
+def _complaint(repair: Repair) -> str:
+    """User turn that says what went wrong."""
+    return (
+        f"This script is wrong. {_sentence(repair.detail)}\n"
+        "Find the mistake and provide the corrected self-contained Python script in a markdown code block."
+    )
+
+
+def _failed_as_comment(task: Task, repair: Repair | None) -> str:
+    """The failed program for a model that completes text; a comment cannot shadow the real definition."""
+    if repair is None:
+        return ""
+    detail = " ".join(_sentence(repair.detail).split())
+    program = "".join(f"# {line}".rstrip() + "\n" for line in repair.program.strip().splitlines())
+    return f"# A wrong version of {task.entry_point}. {detail}\n{program}# The corrected version:\n\n"
+
+
+def _sentence(detail: str) -> str:
+    detail = detail.strip() or "It does not pass the test"
+    return detail if detail.endswith((".", "!", "?")) else f"{detail}."
