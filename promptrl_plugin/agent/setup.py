@@ -19,8 +19,9 @@ from promptrl_plugin.env.observation import ObservationLayout
 from promptrl_plugin.prompts.action_space import ActionTable
 from promptrl_plugin.prompts.examples import ExampleLibrary
 from promptrl_plugin.records import Feedback, Task
+from promptrl_plugin.storage.cache import Cache
 
-__all__ = ["EpisodeSetup"]
+__all__ = ["EpisodeSetup", "load_embedder"]
 
 Embed = Callable[[Sequence[str]], npt.NDArray[np.float32]]
 
@@ -53,3 +54,14 @@ class EpisodeSetup:
         """Settings of a run's episodes."""
         rewriter_chat = chat if rewriter_chat is None else rewriter_chat
         return EpisodeContext(self.table, env, feedback, chat, rewriter_chat, seed)
+
+
+def load_embedder(name: str, cache: Cache | None) -> Embed:
+    """Sentence embeddings by model name, cached.
+
+    Raises:
+        BackboneError: The model cannot be found.
+    """
+    from promptrl_plugin.backbones.embedding import Embedder
+
+    return Embedder(name, cache=cache).encode

@@ -7,7 +7,15 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 __all__ = ["GenerationProgress", "TrainProgress", "console", "error_console"]
 
@@ -95,7 +103,9 @@ class TrainProgress:
 
     def metrics(self, values: dict[str, float]) -> None:
         shown = {k: v for k, v in values.items() if k in _SHOWN}
-        text = "  ".join(f"{_SHOWN[k]} {v:.3f}" if isinstance(v, float) else f"{_SHOWN[k]} {v}" for k, v in shown.items())
+        text = "  ".join(
+            f"{_SHOWN[k]} {v:.3f}" if isinstance(v, float) else f"{_SHOWN[k]} {v}" for k, v in shown.items()
+        )
         (self._bar.console if not self._bar.disable else error_console).print(text, highlight=False)
 
 

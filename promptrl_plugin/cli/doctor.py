@@ -20,7 +20,9 @@ def doctor() -> None:
     """Show versions, the cache folder, the harness hook, and which isolation layers the judge has here."""
     from promptrl_plugin.checking.isolation import probe
 
-    console.print(f"Python {platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores", highlight=False)
+    console.print(
+        f"Python {platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores", highlight=False
+    )
     for name in _PACKAGES:
         try:
             console.print(f"{name} {importlib.metadata.version(name)}", highlight=False)

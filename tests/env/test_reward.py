@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from promptrl_plugin.config import RewardConfig
@@ -34,7 +36,7 @@ def test_reward_is_the_formula():
 def test_shaping_telescopes_at_gamma_one():
     config = RewardConfig()
     phis = [0.0, 0.3, 0.3, 1.1]
-    total = sum(reward(config, 1.0, a, b, b == 1.1, 1) for a, b in zip(phis, phis[1:], strict=False))
+    total = sum(reward(config, 1.0, a, b, b == 1.1, 1) for a, b in itertools.pairwise(phis))
     assert total == pytest.approx(1.1 + config.success_bonus - 3 * config.generation_cost)
 
 

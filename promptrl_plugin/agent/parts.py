@@ -1,0 +1,193 @@
+"""Builds what a training run needs from its configuration, and the bundle from what it made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from promptrl_plugin.agent.bundle import PolicyBundle
+from promptrl_plugin.agent.network import ActorCritic
+from promptrl_plugin.agent.setup import EpisodeSetup, load_embedder
+from promptrl_plugin.backbones.base import Backbone
+from promptrl_plugin.backbones.caching import CachingBackbone
+from promptrl_plugin.backbones.registry import load_backbone
+from promptrl_plugin.checking.base import Judge, JudgeRequest
+from promptrl_plugin.checking.caching import CachingJudge
+from promptrl_plugin.checking.judge import IsolatedJudge
+from promptrl_plugin.config import TrainConfig, cache_dir, to_dict
+from promptrl_plugin.env.context import Projection
+from promptrl_plugin.env.observation import OBSERVATION_VERSION, ObservationLayout
+from promptrl_plugin.env.rollout import Rollout
+from promptrl_plugin.errors import ConfigError
+from promptrl_plugin.prompts.action_space import ActionTable
+from promptrl_plugin.prompts.examples import ExampleLibrary
+from promptrl_plugin.records import Feedback, Status
+from promptrl_plugin.storage.cache import Cache
+from promptrl_plugin.suites.base import Suite
+from promptrl_plugin.suites.hidden import TrainTask
+from promptrl_plugin.suites.registry import load_suite
+from promptrl_plugin.suites.splits import fingerprint, train_test_split
+
+__all__ = ["TrainingParts", "build", "load_train_tasks", "make_bundle"]
+
+
+@dataclass(slots=True)
+class TrainingParts:
+    """Everything that `promptrl_plugin.agent.train.train` works with.
+
+    Attributes:
+        config: As resolved.
+        suite: Where the tasks come from.
+        setup: Action table, layout, examples, embeddings.
+        rollout / validation: Episodes on the tasks that train, and on those that select the checkpoint.
+        dropped: Ids of tasks whose own reference was not judged right.
+        backbone / rewriter / judge / cache: To be closed at the end.
+        command: The command line, for the bundle's manifest.
+    """
+
+    config: TrainConfig
+    suite: Suite
+    setup: EpisodeSetup
+    rollout: Rollout
+    validation: Rollout
+    dropped: tuple[str, ...]
+    backbone: CachingBackbone
+    rewriter: CachingBackbone | None
+    judge: Judge
+    cache: Cache
+    command: str
+
+    def description(self) -> str:
+        """One line on what will train."""
+        dropped = f", {len(self.dropped)} dropped (reference not judged right)" if self.dropped else ""
+        return (
+            f"{self.suite.name}: {len(self.rollout.tasks)} tasks train, {len(self.validation.tasks)} validate{dropped}; "
+            f"{self.setup.table.n} actions, {self.setup.layout.size} features; backbone {self.backbone.fingerprint}"
+        )
+
+    def counters(self) -> dict[str, float]:
+        """Generations made and saved so far in this process."""
+        stats = self.backbone.stats
+        return {"cache/hits": float(stats.hits), "cache/misses": float(stats.misses)}
+
+    def close(self) -> None:
+        """End workers, free the model, close the cache."""
+        self.judge.close()
+        self.backbone.close()
+        if self.rewriter is not None:
+            self.rewriter.close()
+        self.cache.close()
+
+
+def build(config: TrainConfig, listener: Any, command: str = "promptrl train") -> TrainingParts:
+    """Load tasks, model, embedder and judge.
+
+    Args:
+        config: The resolved configuration.
+        listener: A `promptrl_plugin.agent.train.TrainListener`.
+        command: The command line, for the bundle.
+
+    Raises:
+        UserError: Unknown names, missing data or model, too few tasks.
+    """
+    suite = load_suite(config.suite)
+    cache = Cache(cache_dir() / "cache.sqlite")
+    judge = CachingJudge(IsolatedJudge(config.judge), cache)
+    listener.stage("load tasks and model")
+    tasks, dropped = load_train_tasks(suite, judge, config.limit)
+    backbone = _backbone(config, config.backbone, cache)
+    rewriter = _backbone(config, config.rewriter, cache) if config.rewriter else None
+    train, validation = _split(tasks, config)
+    setup = _setup(config, train, cache)
+    context = setup.episode_context(
+        config.env, Feedback(config.env.feedback), backbone.chat, config.seed, (rewriter or backbone).chat
+    )
+
+    def rollout(of: Sequence[TrainTask]) -> Rollout:
+        contexts = setup.task_contexts([t.task for t in of])
+        return Rollout(
+            of, contexts, context, config.reward, config.ppo.gamma, backbone, judge, rewriter, listener.generation
+        )
+
+    return TrainingParts(
+        config, suite, setup, rollout(train), rollout(validation), dropped, backbone, rewriter, judge, cache, command
+    )
+
+
+def load_train_tasks(suite: Suite, judge: Judge, limit: int = 0) -> tuple[list[TrainTask], tuple[str, ...]]:
+    """The tasks of a train suite whose reference passes all of its own tests; others would teach noise.
+
+    Returns:
+        The tasks (the first `limit`, if that is positive) and the ids of those left out.
+    """
+    hidden = suite.hidden()
+    tasks = [TrainTask(t, hidden[t.id]) for t in suite.tasks() if t.visible.asserts]
+    if limit > 0:
+        tasks = tasks[:limit]
+    verdicts = judge.check([JudgeRequest(t.hidden.reference, (t.task.visible, *t.hidden.groups)) for t in tasks])
+    right = [all(v is not None and v.status is Status.PASS for v in groups) for groups in verdicts]
+    kept = [t for t, ok in zip(tasks, right, strict=True) if ok]
+    return kept, tuple(t.task.id for t, ok in zip(tasks, right, strict=True) if not ok)
+
+
+def make_bundle(parts: TrainingParts, policy: ActorCritic, rows: Sequence[dict[str, Any]], path: Path) -> Path:
+    """Write the policy bundle of a finished run; returns its folder."""
+    config, setup = parts.config, parts.setup
+    trained = [*parts.rollout.tasks, *parts.validation.tasks]
+    examples = setup.library.examples
+    bundle = PolicyBundle(
+        backbone=config.backbone,
+        backbone_fingerprint=parts.backbone.fingerprint,
+        rewriter=config.rewriter,
+        rewriter_fingerprint=parts.rewriter.fingerprint if parts.rewriter is not None else "",
+        embedder=config.embedder,
+        observation=setup.layout.names,
+        observation_version=OBSERVATION_VERSION,
+        actions=setup.table.names,
+        action_digest=setup.table.digest,
+        network=policy.spec(),
+        weights=policy.tensors(),
+        projection_mean=setup.projection.mean,
+        projection_components=setup.projection.components,
+        config=to_dict(config),
+        train_suite=parts.suite.name,
+        train_suite_version=parts.suite.version,
+        train_hashes=tuple(t.task.content_hash for t in trained),
+        train_fingerprints=tuple(fingerprint(t.task) for t in trained),
+        example_ids=tuple(e.task_id for e in examples),
+        example_hashes=tuple(t.task.content_hash for t in parts.rollout.tasks),
+        metrics={k: v for k, v in rows[-1].items() if isinstance(v, int | float)} if rows else {},
+        command=parts.command,
+    )
+    return bundle.save(path)
+
+
+def _backbone(config: TrainConfig, name: str, cache: Cache) -> CachingBackbone:
+    backbone: Backbone = load_backbone(
+        name, backend=config.backend, dtype=config.dtype, base_url=config.base_url or None, cache=cache
+    )
+    return backbone if isinstance(backbone, CachingBackbone) else CachingBackbone(backbone, cache)
+
+
+def _split(tasks: Sequence[TrainTask], config: TrainConfig) -> tuple[list[TrainTask], list[TrainTask]]:
+    if len(tasks) < 4:
+        raise ConfigError(f"{len(tasks)} train tasks are too few; raise --limit or choose another --suite")
+    train, held_out = train_test_split([t.task for t in tasks], config.validation_fraction, config.seed)
+    train_ids = {t.id for t in train}
+    held_out_ids = {t.id for t in held_out}
+    return [t for t in tasks if t.task.id in train_ids], [t for t in tasks if t.task.id in held_out_ids]
+
+
+def _setup(config: TrainConfig, train: Sequence[TrainTask], cache: Cache) -> EpisodeSetup:
+    embed = load_embedder(config.embedder, cache)
+    embeddings = embed([t.task.prompt for t in train])
+    table = ActionTable.default(config.operator_kinds)
+    return EpisodeSetup(
+        table,
+        ObservationLayout.of(table, config.env.embedding_dim),
+        ExampleLibrary.from_train_tasks(train, embed),
+        Projection.fit(embeddings, config.env.embedding_dim),
+        embed,
+    )

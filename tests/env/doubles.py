@@ -1,0 +1,131 @@
+"""Test doubles of the environment: train tasks, a scripted backbone's rule, a judge without isolation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from promptrl_plugin.agent.setup import EpisodeSetup
+from promptrl_plugin.backbones.scripted import ScriptedBackbone
+from promptrl_plugin.checking.base import JudgeRequest
+from promptrl_plugin.config import EnvConfig, RewardConfig
+from promptrl_plugin.env.context import Projection
+from promptrl_plugin.env.observation import ObservationLayout
+from promptrl_plugin.env.rollout import Rollout
+from promptrl_plugin.prompts.action_space import ActionTable
+from promptrl_plugin.prompts.examples import ExampleLibrary
+from promptrl_plugin.records import (
+    AssertGroup,
+    FailureKind,
+    Feedback,
+    GenerationRequest,
+    GroupVerdict,
+    Status,
+    Task,
+)
+from promptrl_plugin.suites.hidden import HiddenTests, TrainTask
+
+VERBS = ("adds", "subtracts", "multiplies", "negates", "doubles", "halves", "squares", "returns")
+
+
+def train_task(i: int) -> TrainTask:
+    """Task number `i`: a function ``f<i>`` that adds `i` to a number; visible f(1), hidden f(1) and f(5)."""
+    name, verb = f"f{i}", VERBS[i % len(VERBS)]
+    visible = AssertGroup((f"assert {name}(1) == {1 + i}",))
+    prompt = f'"""\nWrite a function which {verb} the large number of group {i}.\n{visible.asserts[0]}\n"""\n'
+    reference = f"def {name}(x):\n    return x + {i}\n"
+    hidden = AssertGroup((visible.asserts[0], f"assert {name}(5) == {5 + i}"))
+    task = Task(f"Test/{i}", "test", "mbpp", prompt, name, visible)
+    return TrainTask(task, HiddenTests(hidden, None, reference))
+
+
+class ExecJudge:
+    """Runs assert groups in this process: for trusted test programs only."""
+
+    version = "exec"
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def check(
+        self, requests: Sequence[JudgeRequest], on_progress: Callable[[int], None] | None = None
+    ) -> list[tuple[GroupVerdict | None, ...]]:
+        self.calls.append(len(requests))
+        return [tuple(self._group(r.program, g) for g in r.groups) for r in requests]
+
+    def _group(self, program: str, group: object) -> GroupVerdict:
+        assert isinstance(group, AssertGroup)
+        passed: list[bool] = []
+        failure: FailureKind | None = None
+        for source in group.asserts:
+            try:
+                exec(source, self._namespace(program))
+                passed.append(True)
+            except AssertionError:
+                passed.append(False)
+                failure = failure or FailureKind.WRONG_VALUE
+            except Exception:
+                passed.append(False)
+                failure = failure or FailureKind.EXCEPTION
+        status = Status.PASS if all(passed) else Status.FAIL
+        return GroupVerdict(status, tuple(passed), len(passed), failure, "" if failure is None else "it is wrong")
+
+    @staticmethod
+    def _namespace(program: str) -> dict[str, object]:
+        namespace: dict[str, object] = {}
+        exec(program, namespace)
+        return namespace
+
+    def close(self) -> None: ...
+
+
+def embed(texts: Sequence[str]) -> np.ndarray:
+    """A deterministic embedding that tells texts apart."""
+    rows = [np.random.default_rng(sum(map(ord, t))).normal(size=8) for t in texts]
+    return np.asarray(rows, dtype=np.float32).reshape(len(texts), 8)
+
+
+def setup_of(tasks: Sequence[TrainTask], embedding_dim: int = 4) -> EpisodeSetup:
+    table = ActionTable.default()
+    return EpisodeSetup(
+        table,
+        ObservationLayout.of(table, embedding_dim),
+        ExampleLibrary.from_train_tasks(tasks, embed),
+        Projection.fit(embed([t.task.prompt for t in tasks]), embedding_dim),
+        embed,
+    )
+
+
+def name_of(request: GenerationRequest) -> str:
+    """Entry point of the task that a request is about."""
+    import re
+
+    return re.findall(r"assert (f\d+)\(", request.prompt.plain)[-1]
+
+
+def answers_with_examples(request: GenerationRequest) -> str:
+    """Right with solved examples in the prompt, visible-only otherwise when sampled, wrong when greedy."""
+    name = name_of(request)
+    number = int(name[1:])
+    if len(request.prompt.messages) > 1:
+        return f"def {name}(x):\n    return x + {number}\n"
+    if not request.decoding.greedy and request.index >= 1:
+        return f"def {name}(x):\n    return {1 + number}\n"
+    return f"def {name}(x):\n    return -1\n"
+
+
+def make_rollout(
+    n_tasks: int = 6,
+    rule: Callable[[GenerationRequest], str] = answers_with_examples,
+    budget: int = 4,
+    feedback: Feedback = Feedback.VISIBLE,
+    seed: int = 0,
+) -> tuple[Rollout, EpisodeSetup, ScriptedBackbone]:
+    tasks = [train_task(i) for i in range(n_tasks)]
+    setup = setup_of(tasks)
+    backbone = ScriptedBackbone(rule)
+    env = EnvConfig(budget=budget, feedback=str(feedback))
+    context = setup.episode_context(env, feedback, True, seed)
+    contexts = setup.task_contexts([t.task for t in tasks])
+    return Rollout(tasks, contexts, context, RewardConfig(), 1.0, backbone, ExecJudge()), setup, backbone

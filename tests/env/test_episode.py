@@ -1,0 +1,192 @@
+"""Episodes, observations and both environments, on a scripted backbone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from doubles import make_rollout, train_task
+from gymnasium.utils.env_checker import check_env
+
+from promptrl_plugin.config import RewardConfig
+from promptrl_plugin.env.prompt_env import PromptEnv
+from promptrl_plugin.env.vector_env import VectorPromptEnv
+from promptrl_plugin.records import Feedback
+
+
+def action(setup, name: str) -> int:
+    return setup.table.names.index(name)
+
+
+def test_examples_solve_the_task_and_end_the_episode():
+    rollout, setup, backbone = make_rollout()
+    e = rollout.start(2)
+    (first,) = rollout.step([(e, action(setup, "generate"))])
+    assert not e.episode.done
+    (second,) = rollout.step([(e, action(setup, "fixed_examples"))])
+    assert e.episode.done
+    assert e.episode.solved
+    assert e.solved
+    c = RewardConfig()
+    # first: compiles and defines the entry point, no test passes; second: the rest of Φ, and the bonus
+    assert first == pytest.approx(c.w_compiles + c.w_entry_point - c.generation_cost)
+    assert second == pytest.approx(c.w_fraction + c.success_bonus - c.generation_cost)
+    sample = e.episode.sample()
+    assert sample.solution == "def f2(x):\n    return x + 2"
+    assert sample.prompt.operators == ("fixed_examples",)
+    assert len(backbone.requests) == 2
+
+
+def test_passing_the_visible_test_only_ends_the_episode_without_bonus():
+    rollout, setup, _ = make_rollout()
+    e = rollout.start(1)
+    rollout.step([(e, action(setup, "sample_hot"))])
+    (last,) = rollout.step([(e, action(setup, "sample_hot"))])
+    assert e.episode.done
+    assert e.episode.solved
+    assert not e.solved
+    assert e.fraction == 0.5
+    assert last == pytest.approx(0.5 * RewardConfig().w_fraction - RewardConfig().generation_cost)
+
+
+def test_budget_is_spent_to_the_last_generation_and_no_further():
+    rollout, _setup, backbone = make_rollout(rule=lambda r: "def nothing(): return 0", budget=3)
+    e = rollout.start(0)
+    while not e.episode.done:
+        rollout.step([(e, int(np.flatnonzero(e.episode.mask())[-1]))])
+    assert e.episode.spent <= 3
+    assert len(backbone.requests) == e.episode.spent
+    assert not e.solved
+
+
+def test_masks_leave_out_what_makes_no_sense():
+    rollout, setup, _ = make_rollout()
+    e = rollout.start(0)
+    mask = e.episode.mask()
+    for name in ("stop", "revert", "reflect_repair"):
+        assert not mask[action(setup, name)], f"{name} before any attempt"
+    rollout.step([(e, action(setup, "generate"))])
+    mask = e.episode.mask()
+    assert not mask[action(setup, "generate")], "greedy twice from the same prompt"
+    assert mask[action(setup, "stop")]
+    assert mask[action(setup, "reflect_repair")]
+    with pytest.raises(ValueError, match="cannot be taken"):
+        rollout.step([(e, action(setup, "generate"))])
+
+
+def test_rewrites_count_two_generations_and_need_the_budget_for_both():
+    rollout, setup, _ = make_rollout(budget=3)
+    e = rollout.start(0)
+    rollout.step([(e, action(setup, "clarify"))])
+    assert e.episode.spent == 2
+    assert not e.episode.mask()[action(setup, "simplify")]
+    assert e.episode.mask()[action(setup, "sample_hot")]
+
+
+def test_execution_features_are_zero_without_feedback():
+    seen, setup, _ = make_rollout()
+    blind, _, _ = make_rollout(feedback=Feedback.NONE)
+    exec_features = [i for i, n in enumerate(setup.layout.names) if n.startswith("exec.")]
+    observations = []
+    for rollout in (seen, blind):
+        e = rollout.start(3)
+        rollout.step([(e, action(setup, "generate"))])
+        observations.append(setup.layout.observe(e.episode))
+    assert observations[0][exec_features].any()
+    assert not observations[1][exec_features].any()
+    others = [i for i in range(setup.layout.size) if i not in exec_features]
+    np.testing.assert_array_equal(observations[0][others], observations[1][others])
+
+
+def test_without_feedback_an_episode_does_not_end_by_itself_on_success():
+    rollout, setup, _ = make_rollout(feedback=Feedback.NONE, budget=4)
+    e = rollout.start(1)
+    rollout.step([(e, action(setup, "fixed_examples"))])
+    assert not e.episode.done
+    rollout.step([(e, action(setup, "stop"))])
+    assert e.episode.done
+    assert e.solved
+
+
+def test_oracle_feedback_ends_only_when_all_tests_pass():
+    rollout, setup, _ = make_rollout(feedback=Feedback.ORACLE, budget=4)
+    e = rollout.start(1)
+    rollout.step([(e, action(setup, "sample_hot"))])
+    rollout.step([(e, action(setup, "sample_hot"))])  # passes the visible test only
+    assert not e.episode.done
+    rollout.step([(e, action(setup, "nearest_examples"))])
+    assert e.episode.done
+    assert e.solved
+
+
+def test_examples_never_show_the_task_itself():
+    rollout, _, _ = make_rollout(n_tasks=6)
+    for context in rollout.contexts:
+        shown = {e.task_id for e in (*context.fixed_examples, *context.nearest_examples)}
+        assert shown
+        assert context.task.id not in shown
+
+
+def test_layout_names_every_feature_once():
+    _, setup, _ = make_rollout()
+    assert len(set(setup.layout.names)) == setup.layout.size
+    assert all("." in name for name in setup.layout.names)
+
+
+def test_gymnasium_accepts_the_environment():
+    rollout, setup, _ = make_rollout()
+    check_env(PromptEnv(rollout, setup.layout), skip_render_check=True)
+
+
+def test_prompt_env_plays_an_episode():
+    rollout, setup, _ = make_rollout()
+    env = PromptEnv(rollout, setup.layout, strict_mask=True)
+    _, info = env.reset(seed=1, options={"task": 4})
+    assert info == {"task": "Test/4"}
+    assert env.action_masks().shape == (env.action_space.n,)
+    _, reward, terminated, truncated, info = env.step(np.int64(action(setup, "fixed_examples")))
+    assert terminated
+    assert not truncated
+    assert reward > 1.0
+    assert info["episode_summary"]["solved"]
+    assert train_task(4).task.visible.asserts[0] in env.render()
+
+
+def play(env: VectorPromptEnv, steps: int, seed: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    trace = []
+    for _ in range(steps):
+        actions = np.array([rng.choice(np.flatnonzero(m)) for m in env.action_masks()])
+        observations, rewards, *_ = env.step(actions)
+        trace.append(np.concatenate([observations.ravel(), rewards]))
+    return trace
+
+
+def test_vector_env_makes_one_batch_a_step_and_deals_every_task():
+    rollout, setup, backbone = make_rollout(n_tasks=6)
+    env = VectorPromptEnv(rollout, setup.layout, 3, seed=0)
+    observations, _ = env.reset(seed=0)
+    assert observations.shape == (3, setup.layout.size)
+    examples = action(setup, "fixed_examples")
+    seen = []
+    for _ in range(2):
+        _, rewards, terminated, truncated, infos = env.step(np.array([examples] * 3))
+        assert terminated.all()
+        assert not truncated.any()
+        assert (rewards > 1).all()
+        assert all(o is not None for o in infos["final_observation"])
+        seen += [e["task"] for e in infos["episode"]]
+    assert [len(call) for call in backbone.calls] == [3, 3]
+    assert sorted(seen) == [f"Test/{i}" for i in range(6)]
+
+
+def test_vector_env_resumes_exactly():
+    rollout, setup, _ = make_rollout(n_tasks=5)
+    env = VectorPromptEnv(rollout, setup.layout, 3, seed=7, variants=2)
+    env.reset(seed=7)
+    play(env, 5, seed=1)
+    state = env.get_state()
+    expected = play(env, 6, seed=2)
+    again = VectorPromptEnv(rollout, setup.layout, 3, seed=99, variants=2)
+    again.set_state(state)
+    for a, b in zip(expected, play(again, 6, seed=2), strict=True):
+        np.testing.assert_array_equal(a, b)
