@@ -1,0 +1,312 @@
+"""The policy bundle: a trained agent as a folder of two files, never a pickle.
+
+```
+policy.safetensors   policy/…: parameters and observation statistics; projection/…: of the task embedding
+manifest.json        schema, SHA-256 of the tensors and of the manifest itself, and what it was made from
+```
+
+It holds no text of any task: of train tasks and examples it keeps ids, hashes and fingerprints, and that
+is what lets it refuse a task it was trained on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from promptrl_plugin.errors import BundleError, LeakageError
+from promptrl_plugin.records import Task, content_hash
+from promptrl_plugin.storage.runs import environment, write_atomic
+from promptrl_plugin.suites.splits import leaks
+
+if TYPE_CHECKING:
+    from promptrl_plugin.agent.network import ActorCritic
+
+__all__ = ["MANIFEST", "SCHEMA_VERSION", "TENSORS", "Policy", "PolicyBundle"]
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+TENSORS = "policy.safetensors"
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+Policy = Callable[[npt.NDArray[np.float32], npt.NDArray[np.bool_]], int]
+"""``(raw observation [obs_dim], mask [n_actions]) -> action``, the likeliest allowed one."""
+
+_ARRAYS = ("weights", "projection_mean", "projection_components")
+_RECORD = ("metrics", "command", "environment", "created")  # how it came about, not what it does
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PolicyBundle:
+    """A trained agent with all that is needed to run it, and to refuse to.
+
+    Attributes:
+        backbone / backbone_fingerprint: The frozen model it was trained for (see `Backbone`).
+        rewriter / rewriter_fingerprint: The model that wrote rewrites; empty for the backbone itself.
+        embedder: Sentence embedder of the observation's task embedding.
+        observation / observation_version: Names of the features, in order, and their definition's version.
+        actions / action_digest: Names of the actions, in order, and the table's hash (`ActionTable.digest`).
+        network / weights: `ActorCritic.spec` and `ActorCritic.tensors`, observation statistics included.
+        projection_mean / projection_components: Of the embedding, float32 ``[d]`` and ``[k, d]``.
+        config: The resolved `TrainConfig`, as plain data.
+        train_suite / train_suite_version: Where its train tasks come from.
+        train_hashes: `Task.content_hash` of every task that trained it or chose its checkpoint.
+        train_fingerprints: `suites.splits.fingerprint` of the same tasks.
+        example_ids / example_hashes: The solved train tasks that its operators may show.
+        metrics: Summary of training.
+        command: The command that made it.
+        environment: Versions it was made with.
+        created: Time of making, ISO 8601, UTC.
+        path: The folder it was loaded from; not part of the bundle.
+
+    Raises:
+        ValueError: The network does not fit observation or actions.
+    """
+
+    backbone: str
+    backbone_fingerprint: str
+    rewriter: str = ""
+    rewriter_fingerprint: str = ""
+    embedder: str
+    observation: tuple[str, ...]
+    observation_version: int
+    actions: tuple[str, ...]
+    action_digest: str
+    network: dict[str, Any]
+    weights: Arrays
+    projection_mean: npt.NDArray[np.float32]
+    projection_components: npt.NDArray[np.float32]
+    config: dict[str, Any]
+    train_suite: str
+    train_suite_version: str
+    train_hashes: tuple[str, ...]
+    train_fingerprints: tuple[Any, ...]
+    example_ids: tuple[str, ...] = ()
+    example_hashes: tuple[str, ...] = ()
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    command: str = ""
+    environment: dict[str, Any] = field(default_factory=environment)
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    path: Path | None = None
+
+    def __post_init__(self) -> None:
+        sizes = (self.network["obs_dim"], self.network["n_actions"])
+        if sizes != (len(self.observation), len(self.actions)):
+            raise ValueError(
+                f"the network takes {sizes[0]} features and {sizes[1]} actions, "
+                f"but {len(self.observation)} and {len(self.actions)} are named"
+            )
+
+    # --- use -------------------------------------------------------------------------------------
+
+    def actor_critic(self) -> ActorCritic:
+        """The network, with its observation statistics frozen."""
+        from promptrl_plugin.agent.network import ActorCritic
+
+        network = ActorCritic.from_spec(self.network, self.weights)
+        network.normalizer.freeze()
+        return network
+
+    def policy(self) -> Policy:
+        """The trained policy, acting greedily."""
+        network = self.actor_critic()
+        return lambda observation, mask: int(network.act(observation[None], mask[None])[0])
+
+    @property
+    def content_hash(self) -> str:
+        """Hash of everything but the record of its making: equal for bundles that behave alike."""
+        manifest = {k: v for k, v in self._manifest().items() if k not in _RECORD}
+        return content_hash("policy-bundle", SCHEMA_VERSION, manifest, _sha256(self._tensor_bytes()))
+
+    # --- refuse ----------------------------------------------------------------------------------
+
+    def check_compatible(
+        self,
+        *,
+        backbone: str,
+        backbone_fingerprint: str,
+        action_digest: str,
+        observation: Sequence[str],
+        observation_version: int,
+    ) -> None:
+        """Make sure that the bundle was trained for this backbone, action table and observation.
+
+        Raises:
+            BundleError: It was not; names what differs and the command that trains a fitting one.
+        """
+        if backbone_fingerprint != self.backbone_fingerprint:
+            differs = f"was trained for backbone {self.backbone} ({self.backbone_fingerprint}), not {backbone} "
+            differs += f"({backbone_fingerprint})"
+        elif action_digest != self.action_digest:
+            differs = f"was trained with another action table ({len(self.actions)} actions: {', '.join(self.actions)})"
+        elif (tuple(observation), observation_version) != (self.observation, self.observation_version):
+            differs = "was trained with another observation layout" + self._first_difference(observation)
+        else:
+            return
+        raise BundleError(f"{self._name} {differs}; train one that fits: promptrl train --model {backbone}")
+
+    def check_no_leak(self, tasks: Iterable[Task]) -> None:
+        """Make sure that none of these tasks, or a near-duplicate of one, trained the policy.
+
+        Raises:
+            LeakageError: One did.
+        """
+        trained = {*self.train_hashes, *self.example_hashes}
+        for task in tasks:
+            same = task.content_hash in trained
+            reason = "the same prompt as a train task" if same else leaks(self.train_fingerprints, task)
+            if reason is not None:
+                raise LeakageError(
+                    f"{self._name} must not solve {task.id}, which has {reason} of it; use --split crossfit:5, or "
+                    f"a policy trained on other tasks: promptrl train --model {self.backbone} --suite mbpp-train"
+                )
+
+    @property
+    def _name(self) -> str:
+        return f"policy bundle {self.path}" if self.path is not None else "the policy bundle"
+
+    def _first_difference(self, observation: Sequence[str]) -> str:
+        if len(observation) != len(self.observation):
+            return f" ({len(self.observation)} features, not {len(observation)})"
+        pairs = zip(self.observation, observation, strict=True)
+        return next((f" ({mine}, not {theirs})" for mine, theirs in pairs if mine != theirs), " (another version)")
+
+    # --- save and load -----------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write the bundle to a folder, atomically; a bundle that is already there is replaced.
+
+        Raises:
+            BundleError: There is something else at `path`.
+        """
+        path = Path(path)
+        if path.exists() and not (path / MANIFEST).is_file() and not (path.is_dir() and not any(path.iterdir())):
+            raise BundleError(f"{path} exists and is no policy bundle; choose another folder")
+        tensors = self._tensor_bytes()
+        body = {"schema": SCHEMA_VERSION, "tensors_sha256": _sha256(tensors), "bundle": self._manifest()}
+        manifest = json.dumps({**body, "sha256": content_hash(body)}, indent=1, allow_nan=False) + "\n"
+        try:
+            _write_folder(path, {TENSORS: tensors, MANIFEST: manifest.encode()})
+        except OSError as e:
+            raise BundleError(f"cannot write policy bundle {path}: {e.strerror}; choose another folder") from None
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> PolicyBundle:
+        """Read a bundle and verify every hash in it.
+
+        Raises:
+            BundleError: It is missing, incomplete, changed, or written by a newer promptrl.
+        """
+        path = Path(path)
+        document = _read_manifest(path)
+        try:
+            content = (path / TENSORS).read_bytes()
+        except OSError as e:
+            raise BundleError(f"cannot read {path / TENSORS}: {e.strerror}; {_REMEDY}") from None
+        sha256 = document.pop("sha256", None)
+        if _sha256(content) != document.get("tensors_sha256") or content_hash(document) != sha256:
+            raise BundleError(f"policy bundle {path} is damaged or was changed (hash mismatch); {_REMEDY}")
+        try:
+            return cls(**_tuples(document["bundle"]), **_unflatten(content), path=path)
+        except (KeyError, TypeError, ValueError) as e:
+            raise BundleError(f"policy bundle {path} is malformed: {e}; {_REMEDY}") from None
+
+    def _manifest(self) -> dict[str, Any]:
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in (*_ARRAYS, "path")}
+        data["metrics"] = {k: v if v is None or math.isfinite(v) else None for k, v in self.metrics.items()}
+        plain: dict[str, Any] = json.loads(json.dumps(data, allow_nan=False))
+        return plain
+
+    def _tensor_bytes(self) -> bytes:
+        from safetensors.numpy import save
+
+        tensors = {f"policy/{name}": np.array(a, order="C") for name, a in self.weights.items()}
+        for name in ("mean", "components"):
+            tensors[f"projection/{name}"] = np.array(getattr(self, f"projection_{name}"), dtype=np.float32, order="C")
+        content: bytes = save(tensors)
+        return content
+
+
+_REMEDY = "fetch it again, or train one: promptrl train"
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise BundleError(f"there is no policy bundle at {path}; check the path, or train one: promptrl train")
+    try:
+        document = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        schema = document["schema"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise BundleError(f"{path / MANIFEST} is missing or damaged; {_REMEDY}") from None
+    if not isinstance(schema, int) or schema > SCHEMA_VERSION:
+        raise BundleError(
+            f"policy bundle {path} has schema {schema}, newer than the {SCHEMA_VERSION} known here; "
+            "upgrade: pip install -U promptrl-plugin"
+        )
+    return dict(document)
+
+
+def _unflatten(content: bytes) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        tensors: dict[str, npt.NDArray[Any]] = load(content)
+    except SafetensorError as e:
+        raise ValueError(str(e)) from e
+    weights = {name.removeprefix("policy/"): a for name, a in tensors.items() if name.startswith("policy/")}
+    return {
+        "weights": weights,
+        "projection_mean": tensors["projection/mean"],
+        "projection_components": tensors["projection/components"],
+    }
+
+
+def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON lists back to the tuples that the fields are."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Make the folder `path` of these files, or put it in the place of an old one, as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent))
+    try:
+        for name, content in files.items():
+            write_atomic(fresh / name, content)
+        fresh.chmod(0o755)  # mkdtemp makes 0700
+        _replace_folder(fresh, path)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _replace_folder(fresh: Path, path: Path) -> None:
+    """Move `fresh` to `path`; what was there is put back if that fails."""
+    old = fresh.with_name(fresh.name.replace(".new-", ".old-"))
+    if path.exists():
+        os.rename(path, old)
+    try:
+        os.rename(fresh, path)
+    except OSError:
+        if old.exists():
+            os.rename(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
