@@ -1,4 +1,4 @@
-"""The original MBPP: its test split (`mbpp500`) and the tasks that may train (`mbpp-train`).
+"""The original MBPP, in MBPP+'s form, and its test split (`mbpp500`).
 
 Austin et al. 2021, arXiv 2108.07732; 974 tasks: ids 1–10 few-shot prompt, 11–510 test, 511–600 validation,
 601–974 train. EvalPlus's MBPP+ takes tasks from all of them, so that MBPP's own train split is no train
@@ -8,40 +8,28 @@ split for MBPP+.
 from __future__ import annotations
 
 import ast
-import builtins
+import contextlib
 import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from promptrl_plugin.errors import DataError
 from promptrl_plugin.records import AssertGroup, Task
-from promptrl_plugin.suites.base import Suite
 from promptrl_plugin.suites.evalplus import EvalPlusSuite, tasks_hash
-from promptrl_plugin.suites.fingerprints import Fingerprint, NearDuplicate, find_near_duplicates, fingerprint
 from promptrl_plugin.suites.hidden import HiddenTests
 from promptrl_plugin.suites.visible import called_names, imports_for
 
-__all__ = [
-    "EVALUATED_SUITES",
-    "BrokenTask",
-    "Mbpp500Suite",
-    "MbppTrainReport",
-    "MbppTrainSuite",
-    "convert_mbpp",
-    "load_mbpp",
-]
+__all__ = ["BrokenTask", "Mbpp500Suite", "convert_mbpp", "load_mbpp"]
 
 #: Environment variable that points at a JSON Lines file of the original MBPP.
 OVERRIDE = "PROMPTRL_MBPP_PATH"
 HUB_ID = "google-research-datasets/mbpp"
-#: The suites that results are reported on; none of their tasks trains.
-EVALUATED_SUITES = ("mbpp", "mbpp500", "humaneval", "starter-test")
-
+#: Seconds to wait for the hub's first answer.
+_NETWORK_TIMEOUT = 10.0
 _TEST_IDS = range(11, 511)
 _FIELDS = {"task_id": int, "text": str, "code": str, "test_list": list, "test_setup_code": str}
 
@@ -85,12 +73,12 @@ def _read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_hub() -> list[dict[str, Any]]:
+    """All splits of MBPP from the hub, or from the cache of `datasets` where the hub cannot be reached."""
     import datasets
 
     try:
-        splits = datasets.load_dataset(
-            HUB_ID, "full", download_config=datasets.DownloadConfig(max_retries=1, disable_tqdm=True)
-        )
+        with _offline_unless_reachable():
+            splits = datasets.load_dataset(HUB_ID, "full")
     except Exception as e:  # the hub's client raises errors of half a dozen libraries
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:120]
         raise DataError(
@@ -98,6 +86,29 @@ def _read_hub() -> list[dict[str, Any]]:
             "at mbpp.jsonl from https://github.com/google-research/google-research/tree/master/mbpp"
         ) from None
     return [dict(row) for split in splits.values() for row in split]
+
+
+@contextlib.contextmanager
+def _offline_unless_reachable() -> Iterator[None]:
+    """Look for the hub once; without it, `datasets` would retry for half a minute before it takes its cache."""
+    import datasets.config
+    import httpx
+    import huggingface_hub.constants
+
+    try:
+        httpx.head(huggingface_hub.constants.ENDPOINT, timeout=_NETWORK_TIMEOUT)
+        offline = False
+    except (httpx.HTTPError, httpx.InvalidURL):
+        offline = True
+    modules: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
+    before = [module.HF_HUB_OFFLINE for module in modules]
+    for module in modules:
+        module.HF_HUB_OFFLINE = offline or module.HF_HUB_OFFLINE
+    try:
+        yield
+    finally:
+        for module, value in zip(modules, before, strict=True):
+            module.HF_HUB_OFFLINE = value
 
 
 def convert_mbpp(row: Mapping[str, Any], suite: str) -> tuple[Task, HiddenTests]:
@@ -199,135 +210,3 @@ class Mbpp500Suite:
     def hidden(self) -> Mapping[str, HiddenTests]:
         """Hidden tests by task id."""
         return self._hidden
-
-
-@dataclass(frozen=True, slots=True)
-class MbppTrainReport:
-    """How `mbpp-train` came to its size: ``found = excluded_by_id + broken + near_duplicates + remaining``.
-
-    Attributes:
-        found: Tasks of the original MBPP.
-        excluded_by_id: Of them, those that an evaluated suite contains.
-        broken: Reason by task id, for those that cannot be put into MBPP+'s form.
-        near_duplicates: Closest evaluated task and reason, one entry for each task left out for it.
-        remaining: Tasks of the suite.
-        compared: Number of tasks compared with, by evaluated suite.
-        not_compared: Why it was not, by evaluated suite that could not be loaded.
-    """
-
-    found: int
-    excluded_by_id: int
-    broken: Mapping[str, str]
-    near_duplicates: tuple[NearDuplicate, ...]
-    remaining: int
-    compared: Mapping[str, int]
-    not_compared: Mapping[str, str]
-
-
-class MbppTrainSuite:
-    """Original MBPP tasks that no evaluated suite contains, without near-duplicates of evaluated tasks.
-
-    MBPP+ rewrote some of MBPP's texts, so that its tasks are compared in their original form, too.
-
-    Args:
-        evaluated: Names of the suites that results are reported on. ``mbpp`` and ``mbpp500`` must be at
-            hand; another one that cannot be loaded is left out and named in the report.
-
-    Raises:
-        DataError: MBPP or MBPP+ is not at hand.
-    """
-
-    def __init__(self, evaluated: Sequence[str] = EVALUATED_SUITES) -> None:
-        rows = load_mbpp()
-        suites, not_compared = _load_evaluated(evaluated)
-        evaluated_ids = {task.id for suite in suites for task in suite.tasks()}
-        against = [p for suite in suites for p in _fingerprints(suite)]
-        candidates: list[tuple[Task, HiddenTests]] = []
-        broken: dict[str, str] = {}
-        for row in rows:
-            task_id = f"Mbpp/{row['task_id']}"
-            try:
-                pair = convert_mbpp(row, "mbpp-train")
-                if task_id in evaluated_ids:
-                    against.append(_fingerprint(*pair))
-                    continue
-                _require_plain(pair[0])
-            except BrokenTask as e:
-                if task_id not in evaluated_ids:
-                    broken[task_id] = str(e)
-            else:
-                candidates.append(pair)
-        near = _closest(find_near_duplicates((_fingerprint(*pair) for pair in candidates), against))
-        pairs = [pair for pair in candidates if pair[0].id not in near]
-        self.name = "mbpp-train"
-        self.evalplus_dataset: str | None = None
-        self.version = tasks_hash(pairs)
-        self._tasks = tuple(task for task, _ in pairs)
-        self._hidden = {task.id: hidden for task, hidden in pairs}
-        self._report = MbppTrainReport(
-            found=len(rows),
-            excluded_by_id=len(rows) - len(candidates) - len(broken),
-            broken=broken,
-            near_duplicates=tuple(near.values()),
-            remaining=len(pairs),
-            compared={suite.name: len(suite.tasks()) for suite in suites},
-            not_compared=not_compared,
-        )
-
-    def tasks(self) -> Sequence[Task]:
-        """The tasks, ordered by id."""
-        return self._tasks
-
-    def hidden(self) -> Mapping[str, HiddenTests]:
-        """Hidden tests by task id."""
-        return self._hidden
-
-    def report(self) -> MbppTrainReport:
-        """What was left out, and why."""
-        return self._report
-
-
-def _load_evaluated(names: Sequence[str]) -> tuple[list[Suite], dict[str, str]]:
-    """The evaluated suites, and the reasons of those that could not be loaded."""
-    from promptrl_plugin.suites.registry import load_suite
-
-    suites: list[Suite] = []
-    missing: dict[str, str] = {}
-    for name in names:
-        try:
-            suites.append(load_suite(name))
-        except DataError as e:
-            if name in ("mbpp", "mbpp500"):
-                raise
-            missing[name] = str(e)
-    return suites, missing
-
-
-def _fingerprints(suite: Suite) -> list[Fingerprint]:
-    hidden = suite.hidden()
-    return [_fingerprint(task, hidden[task.id]) for task in suite.tasks()]
-
-
-def _fingerprint(task: Task, hidden: HiddenTests) -> Fingerprint:
-    asserts = hidden.base.asserts if isinstance(hidden.base, AssertGroup) else ()
-    return fingerprint(task, hidden.reference, asserts)
-
-
-def _require_plain(task: Task) -> None:
-    """Refuse a task whose visible assert uses names that its prompt does not explain.
-
-    Raises:
-        BrokenTask: It does; nobody could solve the task from its prompt.
-    """
-    imported = {line.removeprefix("import ") for line in imports_for(task.visible.asserts).splitlines()}
-    names = _names_read(task.visible.asserts[0]) - {task.entry_point} - imported
-    if unknown := sorted(n for n in names if not hasattr(builtins, n)):
-        raise BrokenTask(f"its asserts use {unknown[0]!r}, which the prompt does not define")
-
-
-def _closest(pairs: Iterable[NearDuplicate]) -> dict[str, NearDuplicate]:
-    """First pair of each candidate."""
-    found: dict[str, NearDuplicate] = {}
-    for pair in pairs:
-        found.setdefault(pair.candidate, pair)
-    return found

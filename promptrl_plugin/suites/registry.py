@@ -36,7 +36,7 @@ def _mbpp500() -> Suite:
 
 
 def _mbpp_train() -> Suite:
-    from promptrl_plugin.suites.mbpp import MbppTrainSuite
+    from promptrl_plugin.suites.mbpp_train import MbppTrainSuite
 
     return MbppTrainSuite()
 
