@@ -6,24 +6,26 @@ Everything here is read off the prompt by its syntax tree; nothing is executed o
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from promptrl_plugin.records import Task
 
-__all__ = ["VisibleCall", "contract_note", "edge_case_note", "visible_call"]
+__all__ = ["UNKNOWN", "VisibleCall", "contract_note", "edge_case_note", "visible_calls"]
 
-_UNKNOWN = object()
+#: A value that is no literal.
+UNKNOWN = object()
 
 
 @dataclass(frozen=True, slots=True)
 class VisibleCall:
-    """The first visible call of the entry point.
+    """A visible call of the entry point.
 
     Attributes:
-        arguments: Values of the positional arguments; `_UNKNOWN` for what is no literal.
-        result: The value that the test wants, or `_UNKNOWN`.
+        arguments: Values of the positional arguments; `UNKNOWN` for what is no literal.
+        result: The value that the test wants, or `UNKNOWN`.
         wrapper: Name of the builtin that the test puts around the call (``set``, ``sorted``), or ``""``.
     """
 
@@ -32,49 +34,57 @@ class VisibleCall:
     wrapper: str
 
 
-def visible_call(task: Task) -> VisibleCall | None:
-    """Read the first visible test that calls the entry point plainly; None where there is none."""
+def visible_calls(task: Task) -> list[VisibleCall]:
+    """The visible tests that call the entry point plainly, read as calls."""
+    calls: list[VisibleCall] = []
     for source in task.visible.asserts:
         try:
             statement = ast.parse(source).body[0]
         except (SyntaxError, ValueError, IndexError):
             continue
         if isinstance(statement, ast.Assert) and (found := _from_test(statement.test, task.entry_point)):
-            return found
-    return None
+            calls.append(found)
+    return calls
 
 
+@functools.lru_cache(maxsize=4096)
 def contract_note(task: Task) -> str | None:
     """One or two sentences on arguments and result; None when nothing is known of either.
 
-    For example ``"The function `f` takes 2 arguments: a list of integers and an integer. It returns a
-    boolean."``
+    For example ``"The function `f` takes 2 arguments: a list of integers and an integer. It returns an
+    integer."``
     """
-    call = visible_call(task)
-    parameters = _signature(task)
-    if call is None and not parameters:
+    calls = visible_calls(task)
+    names, annotations, returns = _signature(task)
+    count = len(names) or max((len(c.arguments) for c in calls), default=0)
+    if not count:
         return None
-    values = call.arguments if call is not None else (_UNKNOWN,) * len(parameters)
-    phrases = [_argument(value, parameters[i] if i < len(parameters) else "") for i, value in enumerate(values)]
-    count = f"{len(phrases)} argument{'' if len(phrases) == 1 else 's'}"
-    listed = f": {_listed(phrases)}" if all(phrases) and phrases else ""
-    note = f"The function `{task.entry_point}` takes {count}{listed}."
-    result = _result(call) if call is not None else ""
+    phrases = []
+    for i in range(count):
+        kind = _common(_kind(c.arguments[i]) for c in calls if i < len(c.arguments))
+        kind = kind or (f"`{annotations[i]}`" if i < len(annotations) and annotations[i] else "")
+        name = f"`{names[i]}`" if names else ""
+        phrases.append(f"{name} ({kind})" if name and kind else name or kind)
+    listed = f": {_listed(phrases)}" if all(phrases) else ""
+    note = f"The function `{task.entry_point}` takes {count} argument{'' if count == 1 else 's'}{listed}."
+    result = _common(_result(c) for c in calls) or (f"`{returns}`" if returns else "")
     return f"{note} It returns {result}." if result else note
 
 
+@functools.lru_cache(maxsize=4096)
 def edge_case_note(task: Task) -> str:
-    """A sentence that names the edge cases of the visible arguments' types."""
-    call = visible_call(task)
+    """A sentence that names the edge cases of the visible arguments' types, six at most."""
     cases: list[str] = []
-    for value in call.arguments if call is not None else ():
+    for value in [value for call in visible_calls(task)[:1] for value in call.arguments]:
         if isinstance(value, str):
             cases += ["an empty string", "a single character", "upper and lower case"]
-        elif isinstance(value, list | tuple | set | frozenset | dict):
+        elif isinstance(value, list | tuple):
             cases += [f"an empty {_container(value)}", "a single element", "repeated elements"]
+        elif isinstance(value, set | frozenset | dict):
+            cases += [f"an empty {_container(value)}", "a single element"]
         elif isinstance(value, int | float) and not isinstance(value, bool):
             cases += ["zero", "negative numbers", "large numbers"]
-    cases = list(dict.fromkeys(cases)) or ["empty inputs", "the smallest inputs", "unusual values"]
+    cases = list(dict.fromkeys(cases))[:6] or ["empty inputs", "the smallest inputs", "unusual values"]
     return f"Take care of edge cases: {_listed(cases)}."
 
 
@@ -108,7 +118,7 @@ def _call(node: ast.expr, entry_point: str) -> tuple[tuple[Any, ...], str] | Non
 
 
 def _value(node: ast.expr) -> Any:
-    """The literal that `node` is, also ``set([…])`` and ``tuple((…))``; else `_UNKNOWN`."""
+    """The literal that `node` is, also ``set([…])`` and ``tuple((…))``; else `UNKNOWN`."""
     constructors: dict[str, Callable[..., Any]] = {
         "set": set,
         "frozenset": frozenset,
@@ -122,31 +132,36 @@ def _value(node: ast.expr) -> Any:
             return constructors[node.func.id](*(ast.literal_eval(a) for a in node.args))
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return _UNKNOWN
+        return UNKNOWN
 
 
-def _signature(task: Task) -> tuple[str, ...]:
-    """Parameter names of the entry point, where the prompt has its signature."""
+def _signature(task: Task) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """Parameter names, their annotations and that of the result, where the prompt has a signature."""
     try:
         tree = ast.parse(task.prompt)
     except (SyntaxError, ValueError):
-        return ()
+        return (), (), ""
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == task.entry_point:
-            return tuple(a.arg for a in node.args.args)
-    return ()
+            annotations = tuple(ast.unparse(a.annotation) if a.annotation else "" for a in node.args.args)
+            return tuple(a.arg for a in node.args.args), annotations, ast.unparse(node.returns) if node.returns else ""
+    return (), (), ""
 
 
 # --- wording ---------------------------------------------------------------------------------------
 
 
-def _argument(value: Any, name: str) -> str:
-    kind = _kind(value)
-    return f"`{name}` ({kind})" if name and kind else f"`{name}`" if name else kind
+def _common(kinds: Iterable[str]) -> str:
+    """What several calls agree on: ``"a list"`` gives way to ``"a list of integers"``; ``""`` if they differ."""
+    known = set(kinds)
+    specific = {k for k in known if not any(other != k and other.startswith(k) for other in known)} - {""}
+    if "None" in specific and len(specific) == 2:
+        return f"{(specific - {'None'}).pop()} or None"
+    return specific.pop() if len(specific) == 1 and "" not in known else ""
 
 
 def _result(call: VisibleCall) -> str:
-    if call.result is _UNKNOWN:
+    if call.result is UNKNOWN:
         return ""
     if call.wrapper in ("set", "sorted", "frozenset"):
         return f"a collection{_of(call.result)}, compared without regard to order"
@@ -155,7 +170,7 @@ def _result(call: VisibleCall) -> str:
 
 def _kind(value: Any) -> str:
     """``"a list of integers"`` and the like; ``""`` for an unknown value."""
-    if value is _UNKNOWN:
+    if value is UNKNOWN:
         return ""
     if value is None:
         return "None"

@@ -18,8 +18,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from promptrl_plugin.prompts.tokens import TokenKind, tokenize
-
 __all__ = [
     "Segment",
     "fill",
@@ -45,7 +43,9 @@ _DOCSTRING = re.compile(r'("""|\'\'\')(.*?)\1', re.DOTALL)
 _EXAMPLE_HEADING = re.compile(
     r"(for\s+)?(e\.?g\.?|examples?)(\s+\d+)?\s*[:.]?|(examples?|input|output|note)\b.*:.*", re.I
 )
-_EXAMPLE_SIGNS = re.compile(r"==|=>|->|➞|→|➜|^\s*[\[({'\"]|\breturns?\s+[\[({'\"]")
+_EXAMPLE_SIGNS = re.compile(r"==|=>|->|➞|→|➜|^\s*[\[{'\"]|\w\(.*\)\s*(=|returns?\b|should\b|must\b)")
+_CALL_EXAMPLE = re.compile(r"\w\(.*\)\s*(==|=>|->|➞|→|➜|=|returns?\b|should\b|must\b)")
+_WORD = re.compile(r"[\[({<\"'`]*(?:[A-Za-z]+(?:[-'’/][A-Za-z]+)+|[A-Za-z]{2,}|[aA])[.,;:!?)\]}>\"'`]*")
 _BULLET = re.compile(r"([-*•]|\d+[.)])\s+")
 
 
@@ -60,8 +60,7 @@ def split(prompt: str) -> tuple[Segment, ...]:
 
 @functools.lru_cache(maxsize=4096)
 def _split(prompt: str) -> tuple[Segment, ...]:
-    docstrings = list(_DOCSTRING.finditer(prompt))
-    start, end = docstrings[-1].span(2) if docstrings else (0, len(prompt))
+    start, end = _description_span(prompt)
     pieces = [Segment(prompt[:start], False), *_paragraphs(prompt[start:end]), Segment(prompt[end:], False)]
     return tuple(_merged(pieces))
 
@@ -89,17 +88,8 @@ def replace_prose(prompt: str, prose: Sequence[str], notes: Sequence[str] = ()) 
     if len(prose) != sum(s.prose for s in segments):
         raise ValueError(f"{len(prose)} texts for {sum(s.prose for s in segments)} prose segments")
     texts = iter(prose)
-    parts = [next(texts) if s.prose else s.text for s in segments]
-    if notes:
-        at = _note_position(segments)
-        indent = _indent(segments)
-        if segments[at].prose:
-            parts[at] += "".join(f"\n{indent}{note}" for note in notes)
-        else:  # a description without prose: straight after the opening quotes
-            opening = re.search(r'("""|\'\'\')(?!.*("""|\'\'\').*\1)', parts[at], re.DOTALL)
-            cut = opening.end() if opening else 0
-            parts[at] = parts[at][:cut] + "".join(f"\n{indent}{n}" for n in notes) + parts[at][cut:]
-    return "".join(parts)
+    changed = "".join(next(texts) if s.prose else s.text for s in segments)
+    return _with_notes(changed, notes) if notes else changed
 
 
 def fill(original: str, text: str) -> str:
@@ -119,22 +109,35 @@ def fill(original: str, text: str) -> str:
     return f"\n{indent.group(1) if indent else ''}".join(lines)
 
 
-def _note_position(segments: Sequence[Segment]) -> int:
-    """Index of the segment that notes follow: the last prose before the first test, else the first prose."""
-    position, seen = 0, False
-    for i, segment in enumerate(segments):
-        if segment.prose:
-            position, seen = i, True
-        elif seen and re.search(r"^\s*(assert\b|>>>)|example|\w+\(.*\).*(==|=>|->|➞)", segment.text, re.M | re.I):
-            break
-    return position
+def _with_notes(prompt: str, notes: Sequence[str]) -> str:
+    """`prompt` with lines added to its description, before the first test or at the end."""
+    start, end = _description_span(prompt)
+    lines = prompt[start:end].split("\n")
+    first_test = next((i for i, line in enumerate(lines) if _begins_tests(line)), len(lines))
+    at = first_test
+    while at > 0 and not lines[at - 1].strip():
+        at -= 1
+    indent = re.match(r"[ \t]*", lines[-1]) if start and len(lines) > 1 else None
+    added = [f"{indent.group() if indent else ''}{note}" for note in notes]
+    if at == 0 and first_test == 0:  # the test stands right behind the opening quotes
+        added, lines[0] = ["", *added], f"{indent.group() if indent else ''}{lines[0].lstrip()}"
+    at = max(at, 1) if first_test else 0
+    lines = [*lines[:at], *added, *lines[at:]]
+    return prompt[:start] + "\n".join(lines) + prompt[end:]
 
 
-def _indent(segments: Sequence[Segment]) -> str:
-    """Indentation of the description: that of its closing quotes or last line."""
-    tail = segments[-1].text if segments and not segments[-1].prose else ""
-    found = re.search(r'\n([ \t]*)("""|\'\'\')\s*$', tail)
-    return found.group(1) if found else ""
+def _begins_tests(line: str) -> bool:
+    """Whether a line of a description is, or announces, a test or example."""
+    text = line.strip()
+    if text.startswith(("assert", ">>>")) or re.fullmatch(r"(for\s+)?examples?(\s+\d+)?\s*:?", text, re.I):
+        return True
+    return not _is_prose(line) and bool(_CALL_EXAMPLE.search(text))
+
+
+def _description_span(prompt: str) -> tuple[int, int]:
+    """Where the description is: inside the last triple-quoted string, or everywhere."""
+    docstrings = list(_DOCSTRING.finditer(prompt))
+    return docstrings[-1].span(2) if docstrings else (0, len(prompt))
 
 
 def _paragraphs(body: str) -> Iterator[Segment]:
@@ -163,11 +166,13 @@ def _is_prose(line: str) -> bool:
     text = line.strip()
     if not text or text.startswith(("assert", "...", "#", "@", "def ", "import ", "from ", "class ")):
         return False
-    if _EXAMPLE_HEADING.fullmatch(text) or _EXAMPLE_SIGNS.search(text) or text.startswith(("'''", '"""')):
+    if _EXAMPLE_HEADING.fullmatch(text):
         return False
-    words = [t for t in tokenize(text) if t.kind is not TokenKind.GAP]
-    plain = sum(t.kind is TokenKind.WORD for t in words)
-    return plain >= 1 and plain * 2 > len(words)
+    chunks = text.split()
+    words = sum(bool(_WORD.fullmatch(chunk)) for chunk in chunks)
+    if _EXAMPLE_SIGNS.search(text):
+        return words >= 8  # a sentence with a formula in it; the formula's tokens are protected
+    return words >= 5 or words * 2 > len(chunks)
 
 
 def _trimmed(text: str) -> Iterator[Segment]:

@@ -92,8 +92,9 @@ def _is_protected(word: str, names: frozenset[str]) -> bool:
         return True
     if len(word) == 1:
         return word.lower() != "a"
-    camel = any(c.isupper() for c in word[1:])  # camelCase identifiers and acronyms
-    return camel
+    if len(re.split(r"[-'’]", word)[0]) == 1:  # n'th, i-th
+        return True
+    return any(c.isupper() for c in word[1:])  # camelCase identifiers and acronyms
 
 
 def _protect_letters(tokens: Sequence[Token]) -> Iterator[Token]:

@@ -42,16 +42,18 @@ KINDS = ("direct", "lexical", "semantic")
 @functools.cache
 def builtin_operators() -> tuple[Operator, ...]:
     """Every built-in operator, in the order of the default action table."""
-    from promptrl_plugin.prompts.operators import direct, lexical, semantic
+    from promptrl_plugin.prompts.operators.direct import GenerateCode, Revert, Stop
+    from promptrl_plugin.prompts.operators.lexical import operators as lexical
+    from promptrl_plugin.prompts.operators.semantic import operators as semantic
 
     return (
-        direct.GenerateCode("generate", "greedy"),
-        direct.GenerateCode("sample_warm", "warm"),
-        direct.GenerateCode("sample_hot", "hot"),
-        direct.Revert(),
-        direct.Stop(),
-        *lexical.operators(),
-        *semantic.operators(),
+        GenerateCode("generate", "greedy"),
+        GenerateCode("sample_warm", "warm"),
+        GenerateCode("sample_hot", "hot"),
+        Revert(),
+        Stop(),
+        *lexical(),
+        *semantic(),
     )
 
 

@@ -2,7 +2,8 @@
 
 ``data/synonyms.json`` maps a lower-case surface form to its synonyms by part of speech (``n``, ``v``,
 ``a``, ``r``; the most frequent first), in the same inflection:
-``{"finds": {"v": ["determines", "discovers"]}}``. ``benchmarks/build_synonyms.py`` makes it; ``data/WORDNET-LICENSE`` is WordNet's licence.
+``{"finds": {"v": ["determines", "discovers"]}}``. ``benchmarks/build_synonyms.py`` makes it;
+``data/WORDNET-LICENSE`` is WordNet's licence.
 """
 
 from __future__ import annotations
