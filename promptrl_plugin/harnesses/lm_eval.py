@@ -1,0 +1,172 @@
+"""promptrl's tasks in lm-evaluation-harness: its LM is the backbone, its table shows strict and soft pass@1.
+
+The YAML files in ``tasks/`` name `StrategyTask` as their class. The harness makes its first pass with
+EvalPlus's prompt; the strategy goes on from there in `StrategyTask.apply_filters`, which the harness
+calls once after that pass. Three extensions of unmodified lm-eval releases (0.4.9 to 0.4.13), applied
+when its modules are imported: `extend_tasks` registers the folder, `extend_evaluator` hands the LM to our
+tasks and gives the bare command line its model, `extend_main` makes errors one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from promptrl_plugin.config import DEFAULT_BACKBONE
+from promptrl_plugin.errors import UserError
+from promptrl_plugin.harnesses.options import STRATEGY_FLAGS
+
+__all__ = ["TASK_NAMES", "extend_evaluator", "extend_main", "extend_tasks", "options_given", "tasks_folder"]
+
+TASK_NAMES = frozenset(f"{suite}_plus_{s}" for suite in ("mbpp", "humaneval") for s in ("promptrl", "direct"))
+
+#: Names of lm-eval's own Transformers model, for which the bare command line has a default.
+_TRANSFORMERS = frozenset({"hf", "hf-auto", "huggingface"})
+_BARE_BATCH_SIZE = 16
+
+_METADATA: ContextVar[Mapping[str, Any]] = ContextVar("promptrl_metadata", default={})  # noqa: B039, never written to
+_log = logging.getLogger("promptrl")
+
+
+def tasks_folder() -> Path:
+    """Where the YAML files are: in the wheel next to the package's modules, in a checkout at its top."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "_tasks"
+    return inside if inside.is_dir() else package.parent / "tasks"
+
+
+def extend_tasks(module: Any) -> None:
+    """Make every ``TaskManager`` index our folder, before a user's own ``--include_path``, which so wins."""
+    manager = module.TaskManager
+    original = manager.__init__
+
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        bound = inspect.signature(original).bind(self, *args, **kwargs)
+        if not _indexed_by_harness():
+            given = bound.arguments.get("include_path")
+            paths = [given] if isinstance(given, str | Path) else list(given or [])
+            bound.arguments["include_path"] = [str(tasks_folder()), *map(str, paths)]
+        original(*bound.args, **bound.kwargs)
+
+    manager.__init__ = __init__
+
+
+def extend_evaluator(module: Any) -> None:
+    """Hand the LM to our tasks in ``evaluate``; fill in the embedded model in ``simple_evaluate``."""
+    evaluate, simple_evaluate = module.evaluate, module.simple_evaluate
+
+    @functools.wraps(evaluate)
+    def evaluate_with_lm(*args: Any, **kwargs: Any) -> Any:
+        call = _bind(evaluate, args, kwargs)
+        for task in _our_tasks(call.get("task_dict") or {}):
+            task.attach(call["lm"], bool(call.get("apply_chat_template")), call.get("system_instruction"))
+        return evaluate(*args, **kwargs)
+
+    @functools.wraps(simple_evaluate)
+    def simple_evaluate_with_default(*args: Any, **kwargs: Any) -> Any:
+        call = _bind(simple_evaluate, args, kwargs)
+        if _is_bare(call):
+            call.update(_embedded(call))
+        with _metadata(call):
+            return simple_evaluate(**call)
+
+    module.evaluate = evaluate_with_lm
+    module.simple_evaluate = simple_evaluate_with_default
+
+
+def extend_main(module: Any) -> None:
+    """Errors that the user can mend: one line on stderr, exit code 2."""
+    original: Callable[..., None] = module.cli_evaluate
+
+    @functools.wraps(original)
+    def cli_evaluate(*args: Any, **kwargs: Any) -> None:
+        try:
+            original(*args, **kwargs)
+        except UserError as e:
+            sys.stderr.write(f"promptrl: {e}\n")
+            raise SystemExit(2) from None
+
+    module.cli_evaluate = cli_evaluate
+
+
+def _indexed_by_harness() -> bool:
+    """Whether this lm-eval finds our folder by the entry-point group ``lm_eval.tasks`` (after 0.4.13)."""
+    discover = getattr(sys.modules.get("lm_eval.tasks.manager"), "discover_plugin_task_paths", None)
+    if discover is None:
+        return False
+    return tasks_folder() in {Path(p).resolve() for p in discover()}
+
+
+def _bind(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by name (the harness passes most by keyword, its users some by position)."""
+    return dict(inspect.signature(function).bind_partial(*args, **kwargs).arguments)
+
+
+def _our_tasks(tree: Mapping[Any, Any]) -> Iterator[Any]:
+    """Our tasks in a task dictionary: flat under ``"tasks"`` (0.4.12 on), or nested by groups (before)."""
+    for value in tree.values():
+        if isinstance(value, Mapping):
+            yield from _our_tasks(value)
+        elif callable(getattr(value, "attach", None)) and getattr(value, "is_promptrl_task", False):
+            yield value
+
+
+def _is_bare(call: Mapping[str, Any]) -> bool:
+    """Whether one of our tasks runs on lm-eval's Transformers model without a word on which."""
+    names = {t if isinstance(t, str) else t.get("task") for t in call.get("tasks") or [] if isinstance(t, str | dict)}
+    model, given = call.get("model"), call.get("model_args") or {}
+    return bool(names & TASK_NAMES) and model in _TRANSFORMERS and "pretrained" not in given
+
+
+def _embedded(call: Mapping[str, Any]) -> dict[str, Any]:
+    """What the bare command line stands for: the embedded model, its chat template, batches.
+
+    Raises:
+        BackboneError: The model is not in the cache; names the command that gets it.
+    """
+    from lm_eval.utils import simple_parse_args_string
+
+    from promptrl_plugin.backbones.loading import locate
+    from promptrl_plugin.backbones.models import resolve
+
+    given = call.get("model_args") or {}
+    # A dictionary is filled in place: the harness prints it above its table.
+    model_args = simple_parse_args_string(given) if isinstance(given, str) else given
+    model_args["pretrained"] = locate(resolve(DEFAULT_BACKBONE)).path
+    filled: dict[str, Any] = {"model_args": model_args, "apply_chat_template": call.get("apply_chat_template") or True}
+    if call.get("batch_size") in (None, 1, "1"):
+        filled["batch_size"] = _BARE_BATCH_SIZE
+    _log.warning(
+        "no --model_args: taking the embedded %s, as --model_args pretrained=%s --apply_chat_template --batch_size %s",
+        DEFAULT_BACKBONE,
+        model_args["pretrained"],
+        filled.get("batch_size", call.get("batch_size")),
+    )
+    return filled
+
+
+@contextlib.contextmanager
+def _metadata(call: Mapping[str, Any]) -> Iterator[None]:
+    """Keep ``--metadata`` for `options_given`: lm-eval before 0.4.12 does not hand it to tasks with a class."""
+    token = _METADATA.set(call.get("metadata") or {})
+    try:
+        yield
+    finally:
+        _METADATA.reset(token)
+
+
+def options_given(task_metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A strategy's options from ``PROMPTRL_BUDGET`` and the like, and over them from ``--metadata``."""
+    names = [k for k in STRATEGY_FLAGS if k not in ("strategy", "split")]
+    environment = {k: value for k in names if (value := os.environ.get(f"PROMPTRL_{k.upper()}"))}
+    metadata = {**(task_metadata or {}), **_METADATA.get()}
+    return environment | {k: metadata[k] for k in names if metadata.get(k) is not None}

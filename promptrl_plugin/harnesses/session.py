@@ -1,0 +1,198 @@
+"""From options to a samples file: the straight line that every harness's command line shares."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import promptrl_plugin
+from promptrl_plugin.backbones.base import Backbone
+from promptrl_plugin.config import EnvConfig, JudgeConfig, to_dict
+from promptrl_plugin.env.feedback import Checker, NoFeedback, make_checker
+from promptrl_plugin.errors import ConfigError
+from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions, StrategyOptions
+from promptrl_plugin.harnesses.samples import SampleFiles, samples_path
+from promptrl_plugin.records import Feedback, Sample, Task
+from promptrl_plugin.strategies.base import Strategy
+from promptrl_plugin.suites.base import Suite
+
+__all__ = ["Listener", "TerminalListener", "open_backbone", "open_checker", "run", "solve_suite"]
+
+
+class Listener(Protocol):
+    """Follows a run."""
+
+    def begin(self, label: str, done: int, total: int, samples: Path) -> None:
+        """Solving starts; `done` of `total` tasks are finished already."""
+
+    def sample(self) -> None:
+        """A task is finished and its sample is on file."""
+
+    def generation(self) -> None:
+        """The backbone finished a generation."""
+
+    def end(self) -> None:
+        """Solving is over, or was broken off."""
+
+
+def run(options: SolveOptions, listener: Listener) -> Path:
+    """Load the suite and the model, solve every owed task, return the samples file.
+
+    Raises:
+        UserError: Unknown names, missing data or model, no fitting policy, a leaking split, …
+    """
+    from promptrl_plugin.harnesses.crossfit import solve_crossfit
+    from promptrl_plugin.storage.cache import Cache
+    from promptrl_plugin.suites.registry import load_suite
+
+    suite = load_suite(options.suite)
+    with ExitStack() as stack:
+        cache = stack.enter_context(Cache())
+        backbone = open_backbone(options.backbone, cache)
+        stack.callback(backbone.close)
+        solve = solve_crossfit if options.strategy.split else solve_suite
+        return solve(options, suite, backbone, listener)
+
+
+def solve_suite(options: SolveOptions, suite: Suite, backbone: Backbone, listener: Listener) -> Path:
+    """Solve every owed task of `suite` and append its sample; returns the samples file.
+
+    A second call with the same options solves only what is missing.
+    """
+    strategy, policy = open_strategy(options.strategy, backbone)
+    tasks = select(suite.tasks(), options.id_range)
+    path = samples_path(options, suite.evalplus_dataset or suite.name, identity(options, suite, backbone, policy))
+    with SampleFiles(path, (t.id for t in suite.tasks()), resume=options.resume) as files:
+        solve_owed(options, suite, tasks, strategy, backbone, files, listener)
+    return path
+
+
+def solve_owed(
+    options: SolveOptions,
+    suite: Suite,
+    tasks: Sequence[Task],
+    strategy: Strategy,
+    backbone: Backbone,
+    files: SampleFiles,
+    listener: Listener,
+) -> None:
+    """Solve those of `tasks` that have no sample yet."""
+    from promptrl_plugin.strategies.runner import solve_tasks
+
+    owed = [t for t in tasks if t.id not in files.done]
+    chosen = options.strategy
+    listener.begin(strategy.name, len(tasks) - len(owed), len(tasks), files.path)
+
+    def on_sample(sample: Sample) -> None:
+        files.append(sample)
+        listener.sample()
+
+    try:
+        if owed:
+            with ExitStack() as stack:
+                solve_tasks(
+                    owed,
+                    strategy,
+                    backbone,
+                    open_checker(chosen.feedback, suite, stack),
+                    feedback=chosen.feedback,
+                    budget=chosen.budget,
+                    seed=chosen.seed,
+                    env=EnvConfig(budget=chosen.budget, feedback=chosen.feedback.value),
+                    on_sample=on_sample,
+                    on_generation=listener.generation,
+                )
+    finally:
+        listener.end()
+
+
+def open_backbone(options: BackboneOptions, cache: Any) -> Backbone:
+    """The backbone that EvalPlus's words name, remembering its completions in `cache`.
+
+    Raises:
+        BackboneError: It cannot be found or loaded.
+    """
+    from promptrl_plugin.backbones.registry import load_backbone
+
+    return load_backbone(
+        options.model, backend=options.backend, dtype=options.dtype, base_url=options.base_url, cache=cache
+    )
+
+
+def open_strategy(options: StrategyOptions, backbone: Backbone) -> tuple[Strategy, str]:
+    """The strategy, and the content hash of its policy (empty where it has none).
+
+    Raises:
+        UnknownNameError: There is no such strategy.
+        BundleError: No policy fits the backbone; names the command that trains one.
+    """
+    from promptrl_plugin.strategies.registry import make_strategy
+
+    strategy = make_strategy(options.strategy, policy=options.policy, backbone=backbone)
+    return strategy, str(getattr(strategy, "policy_hash", ""))
+
+
+def open_checker(feedback: Feedback, suite: Suite, stack: ExitStack) -> Checker:
+    """What `feedback` shows; the judge's workers end with `stack`. Hidden tests are read for oracle only."""
+    if feedback is Feedback.NONE:
+        return NoFeedback()
+    from promptrl_plugin.checking.judge import IsolatedJudge
+
+    judge = IsolatedJudge(JudgeConfig())
+    stack.callback(judge.close)
+    return make_checker(feedback, judge, suite.hidden() if feedback is Feedback.ORACLE else None)
+
+
+def select(tasks: Sequence[Task], id_range: tuple[int, int] | None) -> list[Task]:
+    """The tasks whose number lies in ``[low, high)``, as EvalPlus's ``--id_range``.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if id_range is None:
+        return list(tasks)
+    low, high = id_range
+    chosen = [t for t in tasks if (number := t.id.rpartition("/")[2]).isdecimal() and low <= int(number) < high]
+    if not chosen:
+        raise ConfigError(f"no task has a number from {low} to {high - 1}; correct --id_range")
+    return chosen
+
+
+def identity(options: SolveOptions, suite: Suite, backbone: Backbone, policy: str) -> dict[str, Any]:
+    """All that changes the samples besides the options that the file's name spells out."""
+    return {
+        "suite": [suite.name, suite.version],
+        "backbone": backbone.fingerprint,
+        "chat": backbone.chat,
+        "policy": policy,
+        "env": to_dict(EnvConfig()),
+        "promptrl": promptrl_plugin.__version__,
+    }
+
+
+class TerminalListener:
+    """A bar over tasks on stderr, with the rate of generations; one line where there is no terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._generations = 0
+
+    def begin(self, label: str, done: int, total: int, samples: Path) -> None:
+        from tqdm import tqdm
+
+        # evalplus.codegen announces its two files with these words.
+        sys.stderr.write(f"Sanitized code outputs will be saved to {samples}\n")
+        self._bar = tqdm(total=total, initial=done, desc=label, unit="task", disable=not sys.stderr.isatty())
+
+    def sample(self) -> None:
+        self._bar.update()
+
+    def generation(self) -> None:
+        self._generations += 1
+        self._bar.set_postfix(generations=self._generations, refresh=False)
+
+    def end(self) -> None:
+        self._bar.close()
