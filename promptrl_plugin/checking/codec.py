@@ -1,0 +1,473 @@
+"""Python values as bytes and back, safe to read from a process that runs foreign code.
+
+The child that runs a program encodes what the program returned; the comparer decodes it. Nothing of the
+program's own code survives the trip: a value of a built-in, standard-library or numpy type arrives as
+that type, a subclass arrives as a plain subclass of ours without any of its methods, and everything else
+arrives as an `Opaque`, which equals nothing. So a lying ``__eq__`` cannot reach the comparison.
+
+Format: one tag byte a node, little-endian, lengths as u32. ``N`` None, ``T`` ``F`` booleans, ``i`` int64,
+``I`` longer integers (two's complement), ``f`` float64, ``c`` complex, ``s`` str (UTF-8, surrogates
+kept), ``b`` bytes, ``B`` bytearray, ``l`` list, ``t`` tuple, ``S`` set, ``Z`` frozenset, ``d`` dict, ``n``
+numpy scalar, ``a`` numpy array, ``u`` subclass (type name, base value), ``k`` standard-library type (name,
+state), ``x`` opaque (type name).
+"""
+
+from __future__ import annotations
+
+import builtins as _builtins
+import collections
+import datetime
+import decimal
+import fractions
+import re
+from collections.abc import Callable, Iterable, Iterator
+from struct import Struct
+from typing import Any
+
+import numpy as np
+
+__all__ = ["MAX_DEPTH", "CodecError", "Opaque", "decode", "encode", "encode_items"]
+
+# This module also runs beside foreign code, which may replace builtins; its functions keep their own copy.
+globals()["__builtins__"] = dict(vars(_builtins))
+
+MAX_DEPTH = 150  #: deeper values are opaque: recursion must stay far from the interpreter's limit
+
+_U32, _I64, _F64, _C128 = Struct("<I"), Struct("<q"), Struct("<d"), Struct("<dd")
+_u32, _i64, _f64 = _U32.pack, _I64.pack, _F64.pack
+_MIN, _MAX = -(1 << 63), (1 << 63) - 1
+_DTYPE = re.compile(r"[<>|=](?:b1|[iu][1248]|f(?:2|4|8|16)|c(?:8|16|32)|[SU]\d{1,9}|[mM]8(?:\[\w{1,8}\])?)")
+
+
+class CodecError(Exception):
+    """A value too large to send, or bytes that are not an encoded value."""
+
+
+class Opaque:
+    """A value that has no plain form: a program's own object, a function, an iterator, a cycle.
+
+    Args:
+        type_name: Name of its type, for the reader of a failure.
+    """
+
+    __slots__ = ("type_name",)
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, type_name: str) -> None:
+        self.type_name = type_name
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return f"<{self.type_name} object>"
+
+
+# --- Encoding ------------------------------------------------------------------------------------
+
+
+class _Encoder:
+    """Appends nodes to `parts`; stops as soon as they exceed `limit` bytes."""
+
+    __slots__ = ("depth", "left", "open", "parts")
+
+    def __init__(self, limit: int) -> None:
+        self.parts: list[bytes] = []
+        self.left = limit
+        self.depth = 0
+        self.open: set[int] = set()  # ids of the containers that are being written: meeting one is a cycle
+
+    def add(self, value: Any) -> None:
+        write = _WRITERS.get(type(value))
+        if write is None:
+            write = _write_other
+        write(self, value)
+
+    def put(self, data: bytes) -> None:
+        self.left -= len(data)
+        if self.left < 0:
+            raise CodecError("value too large")
+        self.parts.append(data)
+
+    def put_text(self, tag: bytes, data: bytes) -> None:
+        self.put(tag + _u32(len(data)))
+        self.put(data)
+
+    def put_items(self, tag: bytes, owner: Any, items: Iterable[Any], count: int) -> None:
+        """Write a container; `owner` is what a cycle would lead back to."""
+        if self.depth >= MAX_DEPTH or id(owner) in self.open:
+            _write_opaque(self, owner)
+            return
+        self.put(tag + _u32(count))
+        self.depth += 1
+        self.open.add(id(owner))
+        add = self.add
+        for item in items:
+            add(item)
+        self.open.discard(id(owner))
+        self.depth -= 1
+
+
+def _write_int(e: _Encoder, v: int) -> None:
+    if _MIN <= v <= _MAX:
+        e.put(b"i" + _i64(v))
+    else:
+        e.put_text(b"I", int.to_bytes(v, v.bit_length() // 8 + 1, "little", signed=True))
+
+
+def _write_float(e: _Encoder, v: float) -> None:
+    e.put(b"f" + _f64(v))
+
+
+def _write_str(e: _Encoder, v: str) -> None:
+    data = str.encode(v, "utf-8", "surrogatepass")
+    e.put_text(b"s", data)
+
+
+def _write_dict(e: _Encoder, v: dict[Any, Any]) -> None:
+    e.put_items(b"d", v, (x for item in dict.items(v) for x in item), dict.__len__(v))
+
+
+def _write_opaque(e: _Encoder, v: Any) -> None:
+    e.put_text(b"x", _type_name(v))
+
+
+def _type_name(v: Any) -> bytes:
+    return str.encode(type.__dict__["__name__"].__get__(type(v))[:80], "utf-8", "replace")
+
+
+def _write_scalar(e: _Encoder, v: np.generic) -> None:
+    dtype = v.dtype.str
+    if _DTYPE.fullmatch(dtype) is None:
+        _write_opaque(e, v)
+        return
+    e.put_text(b"n", dtype.encode())
+    e.put_text(b"", v.tobytes())
+
+
+def _write_array(e: _Encoder, v: Any) -> None:
+    # tobytes of the base class: a subclass may override it.
+    if v.dtype.hasobject:
+        if v.dtype != np.dtype(object) or v.ndim > 32:
+            _write_opaque(e, v)
+            return
+        e.put(b"o" + bytes([v.ndim]) + b"".join(_u32(n) for n in v.shape))
+        e.put_items(b"l", v, list(np.ndarray.flatten(v)), v.size)
+        return
+    dtype = v.dtype.str
+    if _DTYPE.fullmatch(dtype) is None:
+        _write_opaque(e, v)
+        return
+    e.put_text(b"a", dtype.encode())
+    e.put(bytes([v.ndim]) + b"".join(_u32(n) for n in v.shape))
+    if v.nbytes > e.left:
+        raise CodecError("value too large")
+    e.put_text(b"", np.ndarray.tobytes(v))
+
+
+def _state(name: str, state: Callable[[Any], tuple[Any, ...]]) -> Callable[[_Encoder, Any], None]:
+    """Writer of a standard-library type: its name, and the plain values that make it again."""
+
+    def write(e: _Encoder, v: Any) -> None:
+        e.put_text(b"k", name.encode())
+        items = state(v)
+        e.put_items(b"t", v, items, len(items))
+
+    return write
+
+
+#: Subclasses (of these, in this order) are sent as their base value: what is left without their methods.
+_BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (int, int.__pos__),
+    (float, float.__pos__),
+    (complex, complex.__pos__),
+    (str, lambda v: str.__getitem__(v, slice(None)) if str.__len__(v) else ""),
+    (bytes, lambda v: bytes.__getitem__(v, slice(None)) if bytes.__len__(v) else b""),
+    (bytearray, lambda v: bytearray.__getitem__(v, slice(None))),
+    (list, lambda v: list.__getitem__(v, slice(None))),
+    (tuple, lambda v: tuple.__getitem__(v, slice(None))),
+    (set, lambda v: set.copy(v)),
+    (frozenset, lambda v: frozenset(frozenset.__iter__(v))),
+    (dict, lambda v: dict(dict.items(v))),
+)
+
+
+def _write_other(e: _Encoder, v: Any) -> None:
+    kind = type(v)
+    mro = type.mro(kind)
+    if kind in _NUMPY_SCALARS and v.dtype.itemsize:
+        _write_scalar(e, v)
+        return
+    if np.ndarray in mro:
+        e.put_text(b"u", _type_name(v))
+        _write_array(e, np.ndarray.view(v, np.ndarray))
+        return
+    for base, plain in _BASES:
+        if base in mro:
+            if id(v) in e.open or e.depth >= MAX_DEPTH:
+                break
+            e.put_text(b"u", _type_name(v))
+            e.depth += 1
+            e.open.add(id(v))
+            value = plain(v)
+            _WRITERS[base](e, value if type(value) is base else base(value))
+            e.open.discard(id(v))
+            e.depth -= 1
+            return
+    _write_opaque(e, v)
+
+
+_NUMPY_SCALARS = frozenset(t for t in np.sctypeDict.values() if isinstance(t, type))
+
+_WRITERS: dict[type, Callable[[_Encoder, Any], None]] = {
+    type(None): lambda e, v: e.put(b"N"),
+    bool: lambda e, v: e.put(b"T" if v else b"F"),
+    int: _write_int,
+    float: _write_float,
+    complex: lambda e, v: e.put(b"c" + _C128.pack(v.real, v.imag)),
+    str: _write_str,
+    bytes: lambda e, v: e.put_text(b"b", v),
+    bytearray: lambda e, v: e.put_text(b"B", bytes(v)),
+    list: lambda e, v: e.put_items(b"l", v, v, len(v)),
+    tuple: lambda e, v: e.put_items(b"t", v, v, len(v)),
+    set: lambda e, v: e.put_items(b"S", v, v, len(v)),
+    frozenset: lambda e, v: e.put_items(b"Z", v, v, len(v)),
+    dict: _write_dict,
+    np.ndarray: _write_array,
+    collections.Counter: _state("Counter", lambda v: (dict(dict.items(v)),)),
+    collections.OrderedDict: _state("OrderedDict", lambda v: (list(dict.keys(v)), list(dict.values(v)))),
+    collections.defaultdict: _state("defaultdict", lambda v: (dict(dict.items(v)),)),
+    collections.deque: _state("deque", lambda v: (list(v),)),
+    decimal.Decimal: _state("Decimal", lambda v: (str(v),)),
+    fractions.Fraction: _state("Fraction", lambda v: (v.numerator, v.denominator)),
+    datetime.date: _state("date", lambda v: (v.year, v.month, v.day)),
+    datetime.time: _state("time", lambda v: (v.isoformat(),) if v.tzinfo is None else (None,)),
+    datetime.datetime: _state("datetime", lambda v: (v.isoformat(),)),
+    datetime.timedelta: _state("timedelta", lambda v: (v.days, v.seconds, v.microseconds)),
+    range: _state("range", lambda v: (v.start, v.stop, v.step)),
+    type({}.keys()): _state("dict_keys", lambda v: (list(v),)),
+    type({}.items()): _state("dict_items", lambda v: (list(v),)),
+    type: _state("type", lambda v: (v.__name__ if vars(_builtins).get(v.__name__) is v else None,)),
+}
+
+
+def encode(value: Any, limit: int) -> bytes:
+    """Encode `value` in at most `limit` bytes.
+
+    Raises:
+        CodecError: It needs more.
+    """
+    e = _Encoder(limit)
+    e.add(value)
+    return b"".join(e.parts)
+
+
+def encode_items(items: Iterable[Any], limit: int) -> bytes:
+    """Encode what an iterable yields as a list, stopping once that needs more than `limit` bytes.
+
+    Raises:
+        CodecError: It needs more.
+    """
+    e = _Encoder(limit)
+    count = 0
+    for item in items:
+        e.add(item)
+        count += 1
+    return b"l" + _u32(count) + b"".join(e.parts)
+
+
+# --- Decoding ------------------------------------------------------------------------------------
+
+
+def _subclass(base: type) -> type:
+    # No methods: equality and hash are the base's.
+    return type(f"{base.__name__}_subclass", (base,), {})
+
+
+_SUBCLASSES = {
+    base: _subclass(base) for base in (int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict)
+}
+_SUBCLASSES[np.ndarray] = _subclass(np.ndarray)
+
+
+class _Decoder:
+    """Reads nodes of `data` from `at` on; every length is checked against what is there."""
+
+    __slots__ = ("at", "data", "depth")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.at = 0
+        self.depth = 0
+
+    def take(self, count: int) -> bytes:
+        end = self.at + count
+        if end > len(self.data):
+            raise CodecError("cut short")
+        part = self.data[self.at : end]
+        self.at = end
+        return part
+
+    def u32(self) -> int:
+        return int(_U32.unpack(self.take(4))[0])
+
+    def text(self) -> bytes:
+        return self.take(self.u32())
+
+    def node(self) -> Any:
+        if self.depth > 2 * MAX_DEPTH + 4:
+            raise CodecError("too deep")
+        self.depth += 1
+        tag = self.take(1)
+        read = _READERS.get(tag)
+        if read is None:
+            raise CodecError(f"unknown tag {tag!r}")
+        value = read(self)
+        self.depth -= 1
+        return value
+
+    def items(self) -> Iterator[Any]:
+        count = self.u32()
+        if count > len(self.data) - self.at:  # each node takes a byte at least
+            raise CodecError("cut short")
+        for _ in range(count):
+            yield self.node()
+
+
+def _read_set(d: _Decoder) -> set[Any]:
+    # One by one: a set of colliding hashes must stay interruptible by the comparer's alarm.
+    found = set()
+    for item in d.items():
+        found.add(item)
+    return found
+
+
+def _read_dict(d: _Decoder) -> dict[Any, Any]:
+    found = {}
+    for _ in range(d.u32()):
+        key = d.node()
+        found[key] = d.node()
+    return found
+
+
+def _read_dtype(d: _Decoder) -> Any:
+    text = d.text().decode("ascii", "replace")
+    if _DTYPE.fullmatch(text) is None:
+        raise CodecError(f"no such dtype {text!r}")
+    return np.dtype(text)
+
+
+def _read_scalar(d: _Decoder) -> Any:
+    dtype, data = _read_dtype(d), d.text()
+    if len(data) != dtype.itemsize or not data:
+        raise CodecError("scalar of wrong size")
+    return np.frombuffer(data, dtype)[0]
+
+
+def _read_shape(d: _Decoder) -> tuple[int, ...]:
+    (ndim,) = d.take(1)
+    return tuple(d.u32() for _ in range(min(ndim, 64)))
+
+
+def _read_array(d: _Decoder) -> Any:
+    dtype, shape = _read_dtype(d), _read_shape(d)
+    data = d.text()
+    if dtype.itemsize == 0:
+        raise CodecError("array of empty items")
+    return np.frombuffer(data, dtype).reshape(shape).copy()
+
+
+def _read_object_array(d: _Decoder) -> Any:
+    shape, items = _read_shape(d), d.node()
+    if type(items) is not list:
+        raise CodecError("array without items")
+    array = np.empty(len(items), dtype=object)
+    for i, item in enumerate(items):
+        array[i] = item
+    return array.reshape(shape)
+
+
+def _read_subclass(d: _Decoder) -> Any:
+    d.text()
+    value = d.node()
+    kind = _SUBCLASSES.get(type(value))
+    if kind is None:
+        return value  # opaque, or a wrapper in a wrapper
+    return value.view(kind) if type(value) is np.ndarray else kind(value)
+
+
+_MAKERS: dict[bytes, Callable[..., Any]] = {
+    b"Counter": lambda items: collections.Counter(_typed(dict, items)),
+    b"OrderedDict": lambda keys, values: collections.OrderedDict(zip(keys, values, strict=True)),
+    b"defaultdict": lambda items: collections.defaultdict(None, _typed(dict, items)),
+    b"deque": lambda items: collections.deque(items),
+    b"Decimal": lambda text: decimal.Decimal(_typed(str, text)),
+    b"Fraction": lambda n, d: fractions.Fraction(_typed(int, n), _typed(int, d)),
+    b"date": datetime.date,
+    b"time": lambda text: datetime.time.fromisoformat(text) if text is not None else Opaque("time"),
+    b"datetime": datetime.datetime.fromisoformat,
+    b"timedelta": datetime.timedelta,
+    b"range": range,
+    b"dict_keys": lambda items: dict.fromkeys(items).keys(),
+    b"dict_items": lambda items: dict(items).items(),
+    b"type": lambda name: getattr(_builtins, name) if isinstance(name, str) else Opaque("type"),
+}
+
+
+def _typed(kind: type, value: Any) -> Any:
+    if type(value) is not kind:
+        raise CodecError(f"{kind.__name__} expected")
+    return value
+
+
+def _read_std(d: _Decoder) -> Any:
+    name, state = d.text(), d.node()
+    if isinstance(state, Opaque):  # it contains itself, or is too deep
+        return state
+    maker = _MAKERS.get(name)
+    if maker is None or type(state) is not tuple:
+        raise CodecError(f"unknown type {name!r}")
+    return maker(*state)
+
+
+_READERS: dict[bytes, Callable[[_Decoder], Any]] = {
+    b"N": lambda d: None,
+    b"T": lambda d: True,
+    b"F": lambda d: False,
+    b"i": lambda d: _I64.unpack(d.take(8))[0],
+    b"I": lambda d: int.from_bytes(d.text(), "little", signed=True),
+    b"f": lambda d: _F64.unpack(d.take(8))[0],
+    b"c": lambda d: complex(*_C128.unpack(d.take(16))),
+    b"s": lambda d: d.text().decode("utf-8", "surrogatepass"),
+    b"b": lambda d: bytes(d.text()),
+    b"B": lambda d: bytearray(d.text()),
+    b"l": lambda d: list(d.items()),
+    b"t": lambda d: tuple(d.items()),
+    b"S": _read_set,
+    b"Z": lambda d: frozenset(_read_set(d)),
+    b"d": _read_dict,
+    b"n": _read_scalar,
+    b"a": _read_array,
+    b"o": _read_object_array,
+    b"u": _read_subclass,
+    b"k": _read_std,
+    b"x": lambda d: Opaque(d.text().decode("utf-8", "replace")),
+}
+
+
+def decode(data: bytes) -> Any:
+    """The value that `data` encodes.
+
+    Raises:
+        CodecError: `data` is not one encoded value. Whoever wrote it is then to blame, never the reader.
+    """
+    d = _Decoder(data)
+    try:
+        value = d.node()
+    except CodecError:
+        raise
+    except Exception as e:  # a constructor refused the state: unhashable key, bad date, wrong shape
+        raise CodecError(f"{type(e).__name__}: {e}") from None
+    if d.at != len(data):
+        raise CodecError("bytes after the end")
+    return value

@@ -1,0 +1,302 @@
+"""From the frames of one child to the verdict on one group of tests.
+
+The comparer's side: a `GroupGrader` is fed what the child sent and how long it took, and decides. It takes
+every frame for a mere claim; only values that equal what is expected, in time, count.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from promptrl_plugin.checking.codec import CodecError, decode
+from promptrl_plugin.checking.compare import CallComparison, bounded, set_oracle
+from promptrl_plugin.checking.describe import call_text, clip, value_text
+from promptrl_plugin.checking.expected import CallSpec, Expected, Output, passes_again
+from promptrl_plugin.checking.programs import AssertPlan, LeafError
+from promptrl_plugin.checking.runner import HEADER, Frame
+from promptrl_plugin.records import FailureKind, GroupVerdict, Status
+
+__all__ = ["AssertTests", "CallTests", "GroupGrader", "Outcome", "Tests"]
+
+#: A result may come so much later than its call's limit: the child's batching, scheduling, the pipe.
+_LATE_SECONDS = 0.25
+_BYTES_PER_SECOND = 20e6
+_COMPARE_SECONDS = 10.0
+_NAME_ERRORS = ("NameError", "UnboundLocalError")
+_SYNTAX_ERRORS = ("SyntaxError", "IndentationError", "TabError")
+
+Claim = tuple[bytes, bytes, bool]  #: kind of frame, payload, whether it came too late
+Outcome = tuple[bool, FailureKind | None, str]  #: passed, why not, and a line about it
+
+
+class Tests(Protocol):
+    """The tests of one group, as the grader needs them."""
+
+    limits: list[float]
+    uncounted: bool
+
+    def frames(self, index: int) -> int:
+        """How many result frames test `index` has."""
+        ...
+
+    def decide(self, index: int, claims: list[Claim]) -> Outcome:
+        """Outcome of test `index`; called once a test, in order."""
+        ...
+
+
+class GroupGrader:
+    """Collects frames and makes the verdict.
+
+    Args:
+        tests: The group's tests.
+        fail_fast: Stop at the first failing test (EvalPlus's ``fast_check``).
+
+    Attributes:
+        finished: Nothing more is needed from the child.
+    """
+
+    def __init__(self, tests: Tests, fail_fast: bool) -> None:
+        self._tests = tests
+        self._fail_fast = fail_fast
+        self._buffer = bytearray()
+        self._claims: list[Claim] = []
+        self._imported = False
+        self._broken: Outcome | None = None
+        self._garbage = False
+        self._done = False
+        self._decided = 0
+        self._failed = 0
+        self.passed: list[bool] = []
+        self.failure: FailureKind | None = None
+        self.detail = ""
+        self.finished = False
+
+    def feed(self, elapsed: float, data: bytes) -> None:
+        """Take bytes that arrived `elapsed` seconds after the previous ones."""
+        self._buffer += data
+        try:
+            for kind, payload in self._frames():
+                if not self.finished:
+                    self._take(kind, payload, elapsed)
+        except CodecError:
+            self._garbage = self.finished = True
+
+    def _frames(self) -> Iterator[tuple[bytes, bytes]]:
+        buffer, at = self._buffer, 0
+        while len(buffer) - at >= HEADER.size:
+            kind, length = HEADER.unpack_from(buffer, at)
+            end = at + HEADER.size + length
+            if end > len(buffer):
+                break
+            yield kind, bytes(buffer[at + HEADER.size : end])
+            at = end
+        del buffer[:at]
+
+    def _take(self, kind: bytes, payload: bytes, elapsed: float) -> None:
+        if kind == Frame.BROKEN and not self._imported:
+            self._broken = _broken(payload)
+            self.finished = True
+        elif kind == Frame.IMPORTED and not self._imported:
+            self._imported = True
+        elif not self._imported:
+            raise CodecError("results before the program was loaded")
+        elif kind == Frame.DONE:
+            self._done = self.finished = True
+        elif self._decided < len(self._tests.limits):
+            limit = self._tests.limits[self._decided]
+            late = elapsed > limit + _LATE_SECONDS + len(payload) / _BYTES_PER_SECOND
+            self._claims.append((kind, payload, late))
+            if len(self._claims) == self._tests.frames(self._decided):
+                self._decide()
+        else:
+            raise CodecError("more results than tests")
+
+    def _decide(self) -> None:
+        index, claims = self._decided, self._claims
+        self._decided, self._claims = index + 1, []
+        passed, failure, detail = self._tests.decide(index, claims)
+        if passed and self._tests.uncounted:
+            return  # EvalPlus does not count it, see `CallComparison.uncounted`
+        self.passed.append(passed)
+        if passed:
+            return
+        if self.failure is None:
+            self.failure, self.detail = failure, detail
+        if self._fail_fast:
+            self.finished = True
+
+    def verdict(self, killed: bool) -> GroupVerdict:
+        """The verdict, once the child is gone.
+
+        Args:
+            killed: The child was killed for its time or the size of its output.
+        """
+        total = len(self._tests.limits)
+        if self._broken is not None:
+            _, failure, detail = self._broken
+            return GroupVerdict(Status.FAIL, (), total, failure, detail)
+        passed = tuple(self.passed)
+        if self._done and len(passed) == total and all(passed):
+            return GroupVerdict(Status.PASS, passed, total)
+        crashed = not (self._done or self._garbage or (self._fail_fast and self.failure))
+        if crashed:
+            why = "no answer within the time limit" if killed else "the process ended in the middle"
+            failure = FailureKind.TIMEOUT if killed else FailureKind.EXCEPTION
+            return GroupVerdict(Status.TIMEOUT, passed, total, self.failure or failure, self.detail or why)
+        detail = self.detail or "the program did not answer every test"
+        return GroupVerdict(Status.FAIL, passed, total, self.failure or FailureKind.EXCEPTION, detail)
+
+
+def _broken(payload: bytes) -> Outcome:
+    try:
+        name, message, empty = decode(payload)
+        name, message = str(name), str(message)
+    except (CodecError, TypeError, ValueError):
+        return False, FailureKind.EXCEPTION, "the program does not load"
+    if name == "KeyError" and empty is True:
+        return False, FailureKind.NO_CODE, "there is no program"
+    if name == "KeyError":
+        return False, FailureKind.NAME, clip(f"{message} is not defined by the program")
+    if name in _SYNTAX_ERRORS:
+        failure = FailureKind.SYNTAX
+    else:
+        failure = FailureKind.NAME if name in _NAME_ERRORS else FailureKind.EXCEPTION
+    return False, failure, clip(f"{name}: {message}")
+
+
+def _failure(kind: bytes, payload: bytes, what: str) -> Outcome:
+    """Outcome of a frame that is no value."""
+    if kind == Frame.TIMEOUT:
+        return False, FailureKind.TIMEOUT, clip(f"{what} took too long")
+    if kind == Frame.LARGE:
+        return False, FailureKind.WRONG_VALUE, clip(f"{what} returned a value far larger than expected")
+    if kind != Frame.RAISED:
+        return False, FailureKind.EXCEPTION, clip(f"{what} gave no result")
+    try:
+        name, message = decode(payload)
+    except (CodecError, TypeError, ValueError):
+        name, message = "an exception", ""
+    failure = FailureKind.NAME if name in _NAME_ERRORS else FailureKind.EXCEPTION
+    return False, failure, clip(f"{what} raised {name}: {message}")
+
+
+class CallTests:
+    """Calls of one function, compared with the reference's outputs.
+
+    Args:
+        spec: The group.
+        expected: Its expected outputs.
+        limits: Seconds by call.
+    """
+
+    def __init__(self, spec: CallSpec, expected: Expected, limits: list[float]) -> None:
+        self.limits = limits
+        self._spec = spec
+        self._expected = expected
+        self._comparison = CallComparison(spec.dataset, spec.entry_point, spec.atol)
+        self.uncounted = self._comparison.uncounted
+        self.iterate = set_oracle(spec.dataset, spec.entry_point)
+        self._inputs: Any = None
+        self._told = False
+
+    def frames(self, index: int) -> int:
+        return 1
+
+    def decide(self, index: int, claims: list[Claim]) -> Outcome:
+        kind, payload, late = claims[0]
+        wanted = self._expected.outputs[index]
+        if kind != Frame.VALUE or late:
+            return _failure(Frame.TIMEOUT if late else kind, payload, self._call(index))
+        if not self._comparison.special and wanted.same(payload):
+            self._comparison.note_expected(wanted.floats)
+            return True, None, ""
+        try:
+            with bounded(_COMPARE_SECONDS):
+                out = decode(payload)
+        except Exception as e:
+            return False, FailureKind.WRONG_VALUE, clip(f"{self._call(index)} returned an unreadable value ({e})")
+        if self._passes(index, wanted, out):
+            return True, None, ""
+        return False, FailureKind.WRONG_VALUE, self._wrong(index, wanted, out)
+
+    def _passes(self, index: int, wanted: Output, out: Any) -> bool:
+        if wanted.data is not None:
+            return self._comparison.passes(self._args(index), decode(wanted.data), out)
+        passed = passes_again(self._spec, index, out, self._comparison)
+        self._comparison.note_expected(wanted.floats)
+        return passed
+
+    def _args(self, index: int) -> Any:
+        if self._inputs is None:
+            self._inputs = pickle.loads(self._spec.inputs)
+        return self._inputs[index]
+
+    def _call(self, index: int) -> str:
+        return call_text(self._spec.entry_point, self._args(index))
+
+    def _wrong(self, index: int, wanted: Output, out: Any) -> str:
+        if self._told:  # only the first failure is read by anyone
+            return ""
+        self._told = True
+        expected = value_text(decode(wanted.data)) if wanted.data is not None else "another value"
+        return clip(f"{self._call(index)} returned {value_text(out)}, expected {expected}")
+
+
+class AssertTests:
+    """Assert statements, split by `programs.plan_assert`."""
+
+    uncounted = False
+
+    def __init__(self, plans: list[AssertPlan], limits: list[float]) -> None:
+        self.limits = limits
+        self._plans = plans
+
+    def frames(self, index: int) -> int:
+        leaves = self._plans[index].leaves
+        return 1 if leaves is None else len(leaves)
+
+    def decide(self, index: int, claims: list[Claim]) -> Outcome:
+        plan = self._plans[index]
+        if plan.leaves is None:
+            kind, payload, late = claims[0]
+            if kind == Frame.HELD and not late:
+                return True, None, ""
+            return _failure(Frame.TIMEOUT if late else kind, payload, plan.source)
+        values: list[Any] = []
+        problem: Outcome | None = None
+        for (kind, payload, late), leaf in zip(claims, plan.leaves, strict=True):
+            if kind == Frame.VALUE and not late:
+                values.append(_decoded(payload))
+                continue
+            problem = problem or _failure(Frame.TIMEOUT if late else kind, payload, leaf)
+            values.append(LeafError(leaf))
+        return self._judge(plan, values, problem)
+
+    def _judge(self, plan: AssertPlan, values: list[Any], problem: Outcome | None) -> Outcome:
+        error = ""
+        try:
+            with bounded(_COMPARE_SECONDS):
+                if plan.holds(values):
+                    return True, None, ""
+        except LeafError:
+            if problem is not None:
+                return problem
+        except Exception as e:
+            error = f" ({type(e).__name__}: {e})"
+        assert plan.leaves is not None
+        got = ", ".join(f"{leaf} returned {value_text(v)}" for leaf, v in zip(plan.leaves, values, strict=True))
+        try:
+            text = f"{got}, expected {value_text(plan.wanted())}"
+        except Exception:
+            text = f"{plan.source}: {got}{error}"
+        return False, FailureKind.WRONG_VALUE, clip(text)
+
+
+def _decoded(payload: bytes) -> Any:
+    try:
+        with bounded(_COMPARE_SECONDS):
+            return decode(payload)
+    except Exception:
+        return LeafError("unreadable value")

@@ -1,0 +1,258 @@
+"""What happens inside the child: run the program, call it, send back values. Foreign code runs here.
+
+Nothing in here can be trusted after the program has started, so nothing here decides: the child reports
+values, and its reports count no more than what the comparer and the parent's clock make of them.
+
+Frames on the pipe are ``kind (1 byte), length (u32), payload``; see `Frame`.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import io
+import posix
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from struct import Struct
+from typing import Any
+
+from promptrl_plugin.checking.codec import CodecError, encode, encode_items
+
+__all__ = ["FLUSH_SECONDS", "HEADER", "Frame", "Job", "TimeoutException", "run_job"]
+
+# The program may replace builtins; the functions of this module keep their own.
+globals()["__builtins__"] = dict(vars(builtins))
+
+HEADER = Struct("<cI")
+FLUSH_SECONDS = 0.01  #: the child reports at least that often, between calls
+_FLUSH_BYTES = 1 << 15
+_monotonic, _write, _setitimer, _signal = time.monotonic, posix.write, signal.setitimer, signal.signal
+
+
+class Frame:
+    """Kinds of frames, in the order in which a child may send them."""
+
+    IMPORTED = b"I"  #: the program's module level has run, the entry point is there
+    BROKEN = b"X"  #: it has not; payload: encoded (exception, message, whether the program is empty)
+    VALUE = b"V"  #: a call returned; payload: its encoded value
+    RAISED = b"E"  #: a call raised; payload: encoded (exception, message)
+    TIMEOUT = b"T"  #: a call met its time limit
+    LARGE = b"L"  #: a call returned more than may be sent
+    HELD = b"O"  #: a statement that is no assert ran without an exception
+    DONE = b"D"  #: all calls made
+
+
+@dataclass(slots=True)
+class Job:
+    """One program and one group of tests, without anything that says what is right.
+
+    Attributes:
+        program: Source text.
+        entry_point: Function to call; "" for assert scripts.
+        calls: Argument lists (pickled by the judge), or for assert scripts, units: a tuple of
+            expressions to evaluate, or a statement to execute.
+        limits: Seconds each call may take.
+        total_limit: Seconds the child may live.
+        value_limit: Bytes that one value may take.
+        output_limit: Bytes that all values may take.
+        setup: Code of an assert script's own.
+        iterate: Send what an iterator yields (set oracle).
+        fail_fast: Stop at the first exception or timeout.
+    """
+
+    program: str
+    entry_point: str
+    calls: bytes
+    limits: list[float]
+    total_limit: float
+    value_limit: int
+    output_limit: int
+    setup: str = ""
+    iterate: bool = False
+    fail_fast: bool = False
+
+
+class TimeoutException(Exception):  # noqa: N818 - EvalPlus's name, which programs may see
+    """Raised in the program when a call takes too long; an `Exception`, as EvalPlus's is."""
+
+
+class _Discard(io.StringIO):
+    """Takes what a program prints and forgets it; reading fails, as in EvalPlus's `swallow_io`."""
+
+    def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"string argument expected, got {type(text).__name__!r}")
+        return len(text)
+
+    def read(self, *args: Any) -> Any:
+        raise OSError
+
+    def readline(self, *args: Any) -> Any:  # type: ignore[override]
+        raise OSError
+
+    def readlines(self, *args: Any) -> Any:
+        raise OSError
+
+    def readable(self) -> bool:
+        return False
+
+
+class _Reporter:
+    """Buffers frames and writes them out often enough for the parent's clock."""
+
+    __slots__ = ("buffer", "fd", "left", "size", "value_limit", "written")
+
+    def __init__(self, fd: int, value_limit: int, output_limit: int) -> None:
+        self.fd = fd
+        self.value_limit = value_limit
+        self.left = output_limit
+        self.buffer: list[bytes] = []
+        self.size = 0
+        self.written = _monotonic()
+
+    def send(self, kind: bytes, payload: bytes = b"") -> None:
+        self.buffer.append(HEADER.pack(kind, len(payload)) + payload)
+        self.size += len(payload) + 5
+        if self.size > _FLUSH_BYTES or _monotonic() - self.written > FLUSH_SECONDS:
+            self.flush()
+
+    def send_value(self, value: Any, iterate: bool) -> None:
+        limit = min(self.value_limit, self.left)
+        try:
+            if iterate and _is_lazy(value):
+                payload = encode_items(value, limit)
+            else:
+                payload = encode(value, limit)
+        except CodecError:
+            self.send(Frame.LARGE)
+            return
+        self.left -= len(payload)
+        self.send(Frame.VALUE, payload)
+
+    def flush(self) -> None:
+        view = memoryview(b"".join(self.buffer))
+        while view:
+            view = view[_write(self.fd, view) :]
+        self.buffer.clear()
+        self.size = 0
+        self.written = _monotonic()
+
+
+_PLAIN = (list, tuple, set, frozenset, dict, str, bytes, bytearray, int, float, complex, type(None))
+
+
+def _is_lazy(value: Any) -> bool:
+    """Whether the set oracle has to iterate `value` here: iterators and programs' own iterables."""
+    return not any(t in type.mro(type(value)) for t in _PLAIN) and type(value).__module__ != "numpy"
+
+
+def _on_alarm(signum: int, frame: Any) -> None:
+    raise TimeoutException("Timed out!")
+
+
+def _text(error: BaseException) -> bytes:
+    """Encoded (type name, message); a message that cannot be had is empty."""
+    message = ""
+    with contextlib.suppress(BaseException):
+        message = str(str(error))[:300]
+    return encode((type(error).__name__[:80], message), 8192)
+
+
+def run_job(job: Job, calls: Any, fd: int) -> None:
+    """Run the program and its calls, writing frames to `fd`. Never raises."""
+    report = _Reporter(fd, job.value_limit, job.output_limit)
+    with contextlib.suppress(BaseException):
+        namespace = _load(job, report)
+        if namespace is not None:
+            report.send(Frame.IMPORTED)
+            report.flush()  # the parent's clock of the first call starts now
+            if job.entry_point:
+                _call_all(job, namespace[job.entry_point], calls, report)
+            else:
+                _assert_all(job, namespace, calls, report)
+            report.send(Frame.DONE)
+        report.flush()
+
+
+def _silence() -> None:
+    # Before every call, since the program may have put its own streams in place (EvalPlus does the same).
+    sys.stdout = sys.stderr = sys.stdin = _Discard()
+
+
+def _load(job: Job, report: _Reporter) -> dict[str, Any] | None:
+    """Run setup and program at module level; None when that failed."""
+    namespace: dict[str, Any] = {}
+    late_setup = False
+    try:
+        _silence()
+        if job.setup:
+            try:
+                exec(job.setup, namespace)
+            except NameError:  # it builds objects of the program's classes
+                late_setup = True
+        exec(job.program, namespace)
+        if late_setup:
+            exec(job.setup, namespace)
+        if job.entry_point:
+            namespace[job.entry_point]
+    except BaseException as e:
+        kind, message = type(e).__name__[:80], ""
+        with contextlib.suppress(BaseException):
+            message = str(str(e))[:300]
+        empty = not any(k for k in namespace if k != "__builtins__")
+        report.send(Frame.BROKEN, encode((kind, message, empty), 8192))
+        return None
+    return namespace
+
+
+def _call_all(job: Job, function: Any, inputs: Any, report: _Reporter) -> None:
+    for limit, args in zip(job.limits, inputs):  # noqa: B905 - same length by construction
+        try:
+            try:
+                _setitimer(signal.ITIMER_REAL, limit)
+                _signal(signal.SIGALRM, _on_alarm)
+                _silence()
+                out = function(*args)
+            finally:
+                _setitimer(signal.ITIMER_REAL, 0)
+            report.send_value(out, job.iterate)
+        except TimeoutException:
+            report.send(Frame.TIMEOUT)
+            if job.fail_fast:
+                return
+        except BaseException as e:
+            report.send(Frame.RAISED, _text(e))
+            if job.fail_fast:
+                return
+
+
+def _assert_all(job: Job, namespace: dict[str, Any], units: Any, report: _Reporter) -> None:
+    for limit, unit in zip(job.limits, units):  # noqa: B905
+        failed = False
+        for source in (unit,) if isinstance(unit, str) else unit:
+            try:
+                try:
+                    _setitimer(signal.ITIMER_REAL, limit)
+                    _signal(signal.SIGALRM, _on_alarm)
+                    _silence()
+                    if isinstance(unit, str):
+                        exec(source, namespace)
+                    else:
+                        value = eval(source, namespace)
+                finally:
+                    _setitimer(signal.ITIMER_REAL, 0)
+                if isinstance(unit, str):
+                    report.send(Frame.HELD)
+                else:
+                    report.send_value(value, False)
+            except TimeoutException:
+                failed = True
+                report.send(Frame.TIMEOUT)
+            except BaseException as e:
+                failed = True
+                report.send(Frame.RAISED, _text(e))
+        if failed and job.fail_fast:
+            return

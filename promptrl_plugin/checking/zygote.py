@@ -1,0 +1,236 @@
+"""The process that runs programs: forks a child a job, clocks it, relays what it says, and cleans up.
+
+It is split off from the worker before any expected output is known, so neither it nor any of its children
+ever holds one. It looks at nothing that a child sends; it only counts bytes and measures time.
+
+Messages to it: u32 length and a pickled `Job` (length 0: stop the current job). Messages from it: see
+`Message`.
+"""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import posix
+import resource
+import select
+import signal
+import stat
+import sys
+import time
+from dataclasses import dataclass
+from struct import Struct
+from typing import Any
+
+from promptrl_plugin.checking import isolation
+from promptrl_plugin.checking.runner import Job, run_job
+
+__all__ = ["LENGTH", "MESSAGE", "Message", "ZygoteSettings", "serve"]
+
+LENGTH = Struct("<I")
+MESSAGE = Struct("<cdI")  #: kind, seconds since the previous message (or the fork), length of the data
+_CHUNK = 1 << 18
+_GRACE_SECONDS = 2.0  # beyond a call's own limit before the child is killed
+_BYTES_PER_SECOND = 20e6  # of encoding, at least
+_FRAME_BYTES = 9000  # that a frame without a value may take
+_OUT_FD = 3
+
+# `reliability_guard` takes these out of the modules that programs see; the zygote still needs them.
+_fork, _kill, _killpg, _chdir, _chmod = posix.fork, posix.kill, posix.killpg, posix.chdir, posix.chmod
+_unlink, _rmdir, _monotonic = posix.unlink, posix.rmdir, time.monotonic
+
+
+class Message:
+    """Kinds of messages to the comparer."""
+
+    CHUNK = b"c"  #: bytes of frames
+    END = b"e"  #: the child is gone; data: `EXIT`, `CLOCK` (killed for its time) or `OUTPUT` (for its size)
+
+    EXIT = b"exit"
+    CLOCK = b"clock"
+    OUTPUT = b"output"
+
+
+@dataclass(frozen=True, slots=True)
+class ZygoteSettings:
+    """What the zygote needs to know once.
+
+    Attributes:
+        scratch: Empty folder of its own, the only one its children may write to.
+        memory_bytes: Address space of a child.
+        readable: Files and folders that children may read.
+        hidden: Folders that children must not see, where mounts can hide them.
+    """
+
+    scratch: str
+    memory_bytes: int
+    readable: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+
+
+def serve(fd: int, settings: ZygoteSettings, layers: isolation.Layers) -> None:
+    """Run jobs from the socket `fd` until it is closed."""
+    _preload()
+    from evalplus.eval.utils import reliability_guard
+
+    reliability_guard()  # EvalPlus's own list of what programs find taken away; inherited by every child
+    sys.setrecursionlimit(1000)
+    gc.collect()
+    gc.freeze()
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    while (data := _receive(fd)) is not None:
+        if data:
+            job: Job = pickle.loads(data)
+            _run(fd, job, settings, layers)
+            _clean(settings.scratch, layers)
+
+
+def _preload() -> None:
+    """Import what programs usually import, once instead of in every child."""
+    import bisect, collections, copy, datetime, decimal, fractions, functools, heapq, itertools  # noqa: E401, F401, I001
+    import cmath, math, operator, random, re, statistics, string, typing, typing_extensions  # noqa: E401, F401, I001
+
+
+def _run(fd: int, job: Job, settings: ZygoteSettings, layers: isolation.Layers) -> None:
+    readable, writable = posix.pipe()
+    pid = _fork()
+    if pid == 0:
+        try:
+            _become_child(writable, job, settings, layers)
+            run_job(job, pickle.loads(job.calls), _OUT_FD)
+        finally:
+            posix._exit(0)
+    posix.close(writable)
+    try:
+        reason = _relay(fd, readable, job)
+    finally:
+        posix.close(readable)
+        _end(pid, layers)
+    _send(fd, Message.END, 0.0, reason)
+
+
+def _become_child(writable: int, job: Job, settings: ZygoteSettings, layers: isolation.Layers) -> None:
+    posix.dup2(writable, _OUT_FD)
+    posix.closerange(_OUT_FD + 1, 1 << 16)
+    posix.setsid()
+    _chdir(settings.scratch)
+    seconds = int(job.total_limit) + 2
+    limits = {
+        resource.RLIMIT_CPU: seconds * 2,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NOFILE: 256,
+        resource.RLIMIT_FSIZE: 1 << 26,
+    }
+    if settings.memory_bytes > 0:
+        # EvalPlus's three; the stack's is what lets a deep recursion end in MemoryError, not in a crash.
+        for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA, resource.RLIMIT_STACK):
+            limits[which] = settings.memory_bytes
+    for which, limit in limits.items():
+        hard = resource.getrlimit(which)[1]
+        if hard != resource.RLIM_INFINITY:
+            limit = min(limit, hard)
+        resource.setrlimit(which, (limit, limit))
+    layers.enter_child()
+
+
+def _relay(fd: int, readable: int, job: Job) -> bytes:
+    """Pass on what the child writes until it ends or has to be killed; returns why."""
+    start = last = _monotonic()
+    idle_limit = max(job.limits, default=0.0) + _GRACE_SECONDS + job.value_limit / _BYTES_PER_SECOND
+    left = job.output_limit + _FRAME_BYTES * (len(job.limits) + 4)
+    poller = select.poll()
+    poller.register(readable, select.POLLIN)
+    poller.register(fd, select.POLLIN)
+    imported = False
+    while True:
+        deadline = start + job.total_limit
+        if imported:  # module level has no limit but the total one
+            deadline = min(deadline, last + idle_limit)
+        wait = deadline - _monotonic()
+        if wait <= 0:
+            return Message.CLOCK
+        ready = dict(poller.poll(wait * 1000 + 1))
+        if fd in ready:
+            data = _receive(fd)
+            if data is None:  # the worker is gone
+                posix._exit(0)
+            return Message.EXIT
+        if readable not in ready:
+            continue
+        data = posix.read(readable, _CHUNK)
+        now = _monotonic()
+        if not data:
+            return Message.EXIT
+        left -= len(data)
+        if left < 0:
+            return Message.OUTPUT
+        _send(fd, Message.CHUNK, now - last, data)
+        last, imported = now, True
+
+
+def _end(pid: int, layers: isolation.Layers) -> None:
+    """Kill the child and everything that it may have left, and wait for them."""
+    for kill in (_killpg, _kill):
+        try:
+            kill(pid, signal.SIGKILL)
+        except OSError:  # already gone, or it left its group
+            continue
+    posix.waitpid(pid, 0)
+    if layers.pid_namespace:  # we are its first process: everything else in it is the program's
+        try:
+            _kill(-1, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        while True:
+            try:
+                posix.waitpid(-1, 0)
+            except ChildProcessError:
+                return
+
+
+def _clean(scratch: str, layers: isolation.Layers) -> None:
+    for name in posix.listdir(scratch):
+        _remove(f"{scratch}/{name}")
+
+
+def _remove(path: str) -> None:
+    try:
+        if not stat.S_ISDIR(posix.lstat(path).st_mode):
+            _unlink(path)
+            return
+        _chmod(path, 0o700)
+        for name in posix.listdir(path):
+            _remove(f"{path}/{name}")
+        _rmdir(path)
+    except OSError:
+        return
+
+
+def _receive(fd: int) -> bytes | None:
+    """The next message; None when the other side is gone."""
+    head = _read_exactly(fd, LENGTH.size)
+    return None if head is None else _read_exactly(fd, LENGTH.unpack(head)[0])
+
+
+def _read_exactly(fd: int, count: int) -> bytes | None:
+    parts = []
+    while count:
+        try:
+            part = posix.read(fd, min(count, 1 << 20))
+        except ConnectionError:
+            return None
+        if not part:
+            return None
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def _send(fd: int, kind: bytes, elapsed: float, data: Any) -> None:
+    view = memoryview(MESSAGE.pack(kind, elapsed, len(data)) + data)
+    try:
+        while view:
+            view = view[posix.write(fd, view) :]
+    except OSError:  # the worker is gone, and its jobs with it
+        posix._exit(0)
