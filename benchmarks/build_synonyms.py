@@ -12,7 +12,8 @@
    the word's inflection.
 3. WordNet lists every sense; those that fit programming tasks are found by putting each candidate in
    sentences of the texts: the cosine similarity of the sentence embeddings before and after must reach
-   `--threshold`. At most `--per-word` remain, best first.
+   `--threshold`. At most `--per-word` remain, best first, less what was struck out by hand (`REJECTED`).
+4. Further inflections of the words that remain.
 """
 
 from __future__ import annotations
@@ -41,13 +42,43 @@ SUFFIXES = {
 }  # fmt: skip
 #: How often WordNet's tagged texts must use a synonym, so that it is no curiosity.
 MIN_TAGS = 3
-DOUBLED = frozenset({"allot", "omit", "submit", "admit", "refer", "prefer", "occur", "begin", "permit", "commit"})
+INVARIANT = frozenset({"hit", "cut", "split", "cast", "shed", "spread", "quit", "read", "cost", "hurt", "bet"})
+DOUBLED = frozenset(
+    {"allot", "omit", "submit", "admit", "refer", "prefer", "occur", "recur", "begin", "permit", "commit"}
+)
 #: Words with too many senses, and function words that WordNet also lists as something else.
 _STOP_TEXT = (
     "be have do can will may get go let put say come take make use but according across also so as over such "
     "just then there here where how what who whose why per via within about above below up down out on off"
 )
 STOP = frozenset(_STOP_TEXT.split())
+#: Senses that read wrong in a task, struck out by hand after reading the table.
+_REJECTED_TEXT = """
+    absent accompanied accomplish accost accounting accumulations aces act acting admitting adopted advance
+    affect afforded agreeing aligns alone appeals aroused asked aspect ass assail assemblages assure attain
+    attribute back bears beginning bill book born bottom break bridle budge burst call came cap carries carry
+    carrying cast check chore clear close comes commemorates commute compound comprised condition conflicts
+    consider constituent constituted constitutes contact contract contrary convention convince correspondence
+    counsel course cover delivers denounces dented departed departure departures detail deviations disc disk
+    dispatched dispatching disperses disputes distinguishes distort dots drift dusts dwell dwelling dwells early
+    elevation elicit enclose encounter encountered engender enrolled enter entered enters entrusted episodes
+    epithet equals equating espoused established evoke exceptional exemplified exploitation explore express
+    extra faces faculty falls figure fixed forget former fresh functioning getting give goal good graze guidance
+    handle happen happened heaviest held hinder history hit hitting holding holds house hunting immediate
+    impress impudent intended interpreting interprets invoked involved labels labor leaves lend lick lie
+    lifelike lifted lightest limited littlest lives look lowest lying made management mark master meditate meets
+    merchandises mighty mingled minorest modest molded movement murder murdered murdering neglecting notes novel
+    opponent organizes originate originating overlooking par pass passes passing peak peculiar pen performance
+    pilot place places poise polarity ponder poorest positions posts practice prescribed presented presenting
+    presents private proceed process produced proper proportion publish pull pulley pure pursued radical
+    radicals ratify raw reach reaches read reads recruited recurred recurring red reiterated release remark
+    remnant rest rests resulted ripe rude rule run save scatters scope scratched see seek sends serpent settle
+    sheer shine show shows signal singles sire situate situations slopes smart someone speculate spell spot
+    spots sprinkles stakes startle startles stay steady stimulation stimulus stop stray stuff subscribe
+    successions sundry supplant survives tack tail taking tell tendency terms tick tie tightest told transferred
+    travel trouble wanted way withdraw withdrawing work wrought yields young
+"""
+REJECTED = frozenset(_REJECTED_TEXT.split())
 #: No synonym may be one of these: it would read as a term, a number or logic.
 RESERVED = TERMS | NUMBER_WORDS | LOGIC | FUNCTION_WORDS | STOP
 
@@ -104,7 +135,7 @@ class WordNet:
         for offset in self.senses[pos].get(lemma, []):
             for word in self.synsets[pos][offset]:
                 usual = self.counts.get((word, pos), 0) >= MIN_TAGS
-                if usual and word.isalpha() and word.islower() and word != lemma and len(word) > 2:
+                if usual and word not in STOP and word.isalpha() and word.islower() and word != lemma and len(word) > 2:
                     found.setdefault(word)
         return list(found)
 
@@ -120,6 +151,8 @@ class WordNet:
             if model.endswith("s") and not model_lemma.endswith("s"):
                 return _with_s(lemma)
             forms = [f for f, base in self.irregular["v"].items() if base == lemma and not f.endswith(("ing", "s"))]
+            if lemma in INVARIANT:
+                return lemma
             if forms:
                 return forms[0] if len(forms) == 1 else None  # past and participle differ: ambiguous
             return re.sub("y$", "i", lemma) + "ed" if re.search("[^aeiou]y$", lemma) else _stem(lemma) + "ed"
@@ -188,6 +221,24 @@ def candidates(wordnet: WordNet, word: str) -> dict[str, list[str]]:
     return {pos: forms for count, pos, forms in tagged if forms and (count >= 0.1 * total or len(tagged) == 1)}
 
 
+def with_inflections(wordnet: WordNet, table: dict[str, dict[str, list[str]]]) -> dict[str, dict[str, list[str]]]:
+    """Add the inflections that the texts happened not to show: ``finds``, ``finding`` from ``find``."""
+    extended = {word: dict(by_pos) for word, by_pos in table.items()}
+    for word, by_pos in table.items():
+        for pos, synonyms in by_pos.items():
+            if pos not in "nv" or wordnet.lemma(word, pos) != word or (pos == "v" and len(by_pos) > 1):
+                continue
+            past = None if pos == "n" else wordnet.inflect(word, pos, "walked", "walk")
+            forms = [_with_s(word), past, _stem(word) + "ing" if pos == "v" else None]
+            for form in forms:
+                if form is None or form in RESERVED or form in extended:
+                    continue
+                inflected = [wordnet.inflect(s, pos, form, word) for s in synonyms]
+                if kept := [f for f in inflected if f and f not in RESERVED and f != form]:
+                    extended[form] = {pos: kept}
+    return dict(sorted(extended.items()))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wordnet", type=pathlib.Path, required=True)
@@ -195,7 +246,7 @@ def main() -> None:
     parser.add_argument("--embedder", required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--min-count", type=int, default=2)
-    parser.add_argument("--threshold", type=float, default=0.87)
+    parser.add_argument("--threshold", type=float, default=0.84)
     parser.add_argument("--per-word", type=int, default=4)
     parser.add_argument("--contexts", type=int, default=3)
     args = parser.parse_args()
@@ -225,8 +276,9 @@ def main() -> None:
         for pos in candidates(wordnet, word):
             ranked = sorted(((float(np.mean(v)), f) for (w, p, f), v in scores.items() if (w, p) == (word, pos)))
             kept = [f for score, f in reversed(ranked) if score >= args.threshold][: args.per_word]
-            if kept:
+            if kept := [form for form in kept if form not in REJECTED]:
                 table.setdefault(word, {})[pos] = kept
+    table = with_inflections(wordnet, table)
     args.out.write_text(json.dumps(table, indent=0, separators=(",", ":"), sort_keys=False) + "\n")
     print(f"{len(table)} words, {args.out.stat().st_size} bytes")
 

@@ -164,7 +164,7 @@ def _paragraphs(body: str) -> Iterator[Segment]:
 def _is_prose(line: str) -> bool:
     """Whether a line of a description is natural language."""
     text = line.strip()
-    if not text or text.startswith(("assert", "...", "#", "@", "def ", "import ", "from ", "class ")):
+    if not text or text.startswith(("assert", "...", "@", "def ", "import ", "from ", "class ")):
         return False
     if _EXAMPLE_HEADING.fullmatch(text):
         return False

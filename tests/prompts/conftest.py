@@ -1,0 +1,27 @@
+"""Lets the tests of this folder import `prompt_samples`."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from prompt_samples import real_tasks, sample_tasks  # noqa: E402
+
+from promptrl_plugin.records import Task  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def all_tasks() -> list[Task]:
+    """Hand-written tasks and, where ../shared is at hand, every real one."""
+    return [*sample_tasks(), *real_tasks()]
+
+
+@pytest.fixture(scope="session")
+def benchmark_tasks() -> list[Task]:
+    """Real tasks only."""
+    tasks = real_tasks()
+    if not tasks:
+        pytest.skip("real benchmark data not found; set PROMPTRL_SHARED to the folder that holds data/")
+    return tasks
