@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import Parameter
 from pathlib import Path
 from typing import Any
@@ -90,8 +90,7 @@ def extend_evaluate(module: Any) -> None:
 
 def concerns_us(args: Sequence[str]) -> bool:
     """Whether a command line asks for a strategy, or for help (which lists the flags of a strategy)."""
-    names = {a.lstrip("-").partition("=")[0].replace("-", "_") for a in args if a.startswith("-")}
-    return bool(names & {"strategy", "help", "h"})
+    return "strategy" in _flag_names(args) or _asks_help(args)
 
 
 def parse_flags(flags: Mapping[str, Any]) -> SolveOptions:
@@ -148,15 +147,13 @@ def _command(function: Callable[..., Any], parameters: Mapping[str, Parameter], 
 
     def command(*args: Any, **kwargs: Any) -> Any:
         given = {**dict(zip(defaults, args, strict=False)), **kwargs}
-        _check_names(given, parameters)
         return function(**{k: v for k, v in given.items() if v != defaults[k]})
 
     command.__name__ = function.__name__
+    summary += " The defaults shown apply with --strategy; without it, EvalPlus's own do."
     command.__doc__ = f"{summary}\n\nArgs:\n" + "".join(f"    {k}: {v}\n" for k, v in STRATEGY_FLAGS.items())
-    # The catch-all makes a misspelt flag an error of ours, with the near name, instead of Fire's page of usage.
-    catch_all = Parameter("flags", Parameter.VAR_KEYWORD)
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [*(Parameter(k, Parameter.POSITIONAL_OR_KEYWORD, default=v) for k, v in defaults.items()), catch_all]
+        [Parameter(k, Parameter.POSITIONAL_OR_KEYWORD, default=v) for k, v in defaults.items()]
     )
     return command
 
@@ -172,7 +169,9 @@ def _main(original: Callable[[], None], command: Callable[..., Any]) -> Callable
         from fire import Fire
 
         try:
-            Fire(command)
+            args = sys.argv[1:]
+            _check_names(_flag_names(args) - {"help"}, inspect.signature(command).parameters)
+            Fire(command, command=["--help"] if _asks_help(args) else args)
         except UserError as e:
             sys.stderr.write(f"promptrl: {e}\n")
             raise SystemExit(2) from None
@@ -183,7 +182,16 @@ def _main(original: Callable[[], None], command: Callable[..., Any]) -> Callable
     return main
 
 
-def _check_names(given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+def _asks_help(args: Sequence[str]) -> bool:
+    return "--help" in args or "-h" in args
+
+
+def _flag_names(args: Sequence[str]) -> set[str]:
+    """Names of the long flags of a command line, as Fire reads them."""
+    return {a[2:].partition("=")[0].replace("-", "_") for a in args if a.startswith("--") and a != "--"}
+
+
+def _check_names(given: Iterable[str], known: Mapping[str, Any]) -> None:
     for name in given:
         if name not in known:
             raise unknown_flag(name, [*known, *STRATEGY_FLAGS])

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from promptrl_plugin.config import DEFAULT_BUDGET
+from promptrl_plugin.errors import ConfigError
+from promptrl_plugin.harnesses.evalplus import concerns_us, parse_flags
+from promptrl_plugin.harnesses.options import Split, StrategyOptions, unknown_flag
+from promptrl_plugin.records import Feedback
+
+FLAGS = {"dataset": "mbpp", "model": "m", "backend": "hf", "dtype": "auto", "strategy": "best-of-k"}
+
+
+def test_defaults() -> None:
+    options = StrategyOptions.parse({"strategy": "promptrl", "policy": None, "seed": None})
+    assert options == StrategyOptions("promptrl", None, DEFAULT_BUDGET, Feedback.VISIBLE, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        ({"budget": 0}, "--budget 1 or more"),
+        ({"budget": "many"}, "--budget must be a whole number"),
+        ({"budget": True}, "--budget must be a whole number"),
+        ({"feedback": "hidden"}, "none, visible or oracle"),
+        ({"split": "crossfit:1"}, "crossfit:K"),
+        ({"split": "holdout:5"}, "crossfit:K"),
+        ({"split": "crossfit:5", "policy": "p"}, "leave out --policy"),
+        ({"strategy": "best-of-k", "policy": "p"}, "is not trained"),
+        ({"strategy": "direct", "split": "crossfit:5"}, "is not trained"),
+    ],
+)
+def test_values_that_cannot_work(given: dict[str, object], part: str) -> None:
+    with pytest.raises(ConfigError, match=part) as caught:
+        StrategyOptions.parse({"strategy": "promptrl", **given})
+    assert "\n" not in str(caught.value)
+
+
+def test_direct_is_one_configuration_whatever_else_is_asked_for() -> None:
+    one = StrategyOptions.parse({"strategy": "direct"})
+    assert one == StrategyOptions.parse({"strategy": "direct", "budget": 9, "seed": 4, "feedback": "oracle"})
+    assert (one.budget, one.feedback, one.seed) == (1, Feedback.NONE, 0)
+
+
+def test_split() -> None:
+    assert Split.parse("crossfit:5") == Split(5)
+    assert str(Split(5)) == "crossfit5"
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        ({"n_samples": 10}, "--n_samples 10"),
+        ({"temperature": 0.8}, "--temperature 0.8"),
+        ({"version": "v0.1.0"}, "--version v0.1.0"),
+        ({"jsonl_fmt": False}, "--jsonl_fmt False"),
+        ({"evalperf_type": "instruct"}, "EvalPerf"),
+        ({"dataset": "evalperf"}, "mbpp or humaneval"),
+        ({"id_range": [5]}, "two numbers"),
+        ({"id_range": [5, 5]}, "increasing"),
+    ],
+)
+def test_flags_of_evalplus_that_a_strategy_cannot_honour(given: dict[str, object], part: str) -> None:
+    with pytest.raises(ConfigError, match=part):
+        parse_flags({**FLAGS, **given})
+
+
+def test_flags_of_evalplus_that_are_carried_over() -> None:
+    options = parse_flags(
+        {
+            **FLAGS,
+            **{"root": "r", "resume": False, "id_range": [1, 9], "bs": 4, "greedy": True, "tp": 2},
+            **{"base_url": "http://x", "force_base_prompt": True, "trust_remote_code": True, "n_samples": 1},
+        }
+    )
+    assert (options.root, options.resume, options.id_range) == (Path("r"), False, (1, 9))
+    backbone = options.backbone
+    assert (backbone.batch_size, backbone.base_url, backbone.tp) == (4, "http://x", 2)
+    assert backbone.force_base_prompt
+    assert backbone.trust_remote_code
+
+
+@pytest.mark.parametrize(
+    ("args", "ours"),
+    [
+        (["--strategy", "direct"], True),
+        (["--strategy=direct"], True),
+        (["--dataset", "mbpp", "--help"], True),
+        (["-h"], True),
+        (["--dataset", "mbpp", "--samples", "strategy.jsonl"], False),
+        (["--model", "strategy", "--greedy"], False),
+        ([], False),
+    ],
+)
+def test_which_command_lines_are_ours(args: list[str], ours: bool) -> None:
+    assert concerns_us(args) is ours
+
+
+def test_misspelt_flag_gets_a_near_name() -> None:
+    assert str(unknown_flag("bugdet", ["budget", "model"])) == "unknown flag --bugdet; did you mean --budget?"
