@@ -1,0 +1,257 @@
+"""The decode loop of causal models: packed passes over slots that refill.
+
+Each pass carries the next token of every running sequence and, in the same matrix, the prompts that take
+the place of those that finished. What a prompt shares with a sequence whose keys and values are still in a
+slot (a running one, one that ended, one of an earlier call, or a neighbour in the same pass) is copied and
+not computed: the system prompt, the instruction and few-shot examples are read once, and so are all but the
+last token of a prompt that is sampled several times.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from promptrl_plugin.backbones import kv_cache
+from promptrl_plugin.backbones.sampling import choose
+from promptrl_plugin.backbones.stopping import Ending, StopRule
+from promptrl_plugin.records import Decoding
+
+__all__ = ["Engine", "Job", "OnFinish", "PackedEngine"]
+
+Tokens = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """One completion to be made.
+
+    Attributes:
+        tokens: The prompt.
+        decoding: Temperature and top-p; its `max_new_tokens` is already cut to the model's context.
+        stop: When it ends.
+        draws: A random number for each token, empty when greedy.
+    """
+
+    tokens: Tokens
+    decoding: Decoding
+    stop: StopRule
+    draws: npt.NDArray[np.float64]
+
+
+OnFinish = Callable[[Job, Ending, int], None]
+"""Called as each job ends, with its ending and the number of tokens generated."""
+
+
+class Engine(Protocol):
+    """Runs jobs to their end, in an order of its own."""
+
+    def run(self, jobs: Sequence[Job], on_finish: OnFinish) -> None: ...
+
+
+@dataclass(slots=True)
+class _Row:
+    """A running job. `length` positions are in its slot; `tokens[-1]` is still to be fed."""
+
+    job: Job
+    length: int
+    tokens: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Slot:
+    """What a slot holds: keys and values of `tokens`, of which `resident` were there before this pass."""
+
+    tokens: Tokens
+    resident: int = 0
+    used: int = 0
+
+
+class PackedEngine:
+    """Continuous batching for one causal model of transformers.
+
+    Args:
+        model: The model; its attention implementation is switched to ours.
+        rows: Sequences that run at once.
+        pass_tokens: Prompt tokens that join in one pass, at least one prompt.
+        cache_bytes: Memory for keys and values; fewer rows run where it is short.
+    """
+
+    def __init__(self, model: Any, rows: int, pass_tokens: int, cache_bytes: int) -> None:
+        self._model, self._max_rows = model, rows
+        self._pass_tokens, self._cache_bytes = pass_tokens, cache_bytes
+        self._cache: kv_cache.PackedCache | None = None
+        self._slots: list[_Slot] = []
+        self._rows: list[_Row] = []
+        self._clock = 0
+        kv_cache.register()
+        model.set_attn_implementation(kv_cache.ATTENTION)
+
+    def run(self, jobs: Sequence[Job], on_finish: OnFinish) -> None:
+        """Run all jobs; neighbours in token order come next to each other, so that they share most."""
+        if not jobs:
+            return
+        self._reserve(max(len(j.tokens) + j.decoding.max_new_tokens for j in jobs))
+        waiting = deque(sorted(jobs, key=lambda j: j.tokens.tolist()))
+        try:
+            with torch.inference_mode():
+                while waiting or self._rows:
+                    self._advance(waiting, on_finish)
+        except BaseException:
+            self.reset()
+            raise
+
+    def reset(self) -> None:
+        """Forget all sequences and free their memory."""
+        self._rows, self._slots, self._cache = [], [], None
+
+    def _advance(self, waiting: deque[Job], on_finish: OnFinish) -> None:
+        """One pass: admit, forward, choose, and let go what has ended."""
+        running = len(self._rows)
+        segments, copies = self._admit(waiting)
+        logits = self._forward(running, segments, copies)
+        rows = self._rows
+        for slot, row in zip(self._slots, rows, strict=False):
+            slot.resident = len(slot.tokens)
+            row.length = row.length + 1 if row.tokens else len(row.job.tokens)
+        draws = [float(r.job.draws[len(r.tokens)]) if len(r.job.draws) else 0.0 for r in rows]
+        for row, token in zip(rows, choose(logits, [r.job.decoding for r in rows], draws), strict=True):
+            row.tokens.append(token)
+        for i in reversed(range(len(rows))):
+            row = rows[i]
+            ending = row.job.stop.check(row.tokens, row.job.decoding.max_new_tokens)
+            if ending is not None:
+                self._release(i)
+                on_finish(row.job, ending, len(row.tokens))
+
+    # --- slots: 0 … len(rows) run, the others keep what they last held -------------------------------
+
+    def _reserve(self, length: int) -> None:
+        """Make slots of at least `length` positions; the old ones are kept when they are long enough."""
+        if self._cache is not None and self._cache.length >= length:
+            return
+        length = -(-length // 128) * 128
+        config = self._model.config.get_text_config()
+        affordable = self._cache_bytes // (length * self._bytes_per_position(config))
+        slots = int(max(1, min(2 * self._max_rows, affordable)))
+        self._cache = None  # free the old one first
+        self._cache = kv_cache.PackedCache(config.num_hidden_layers, slots, length)
+        self._slots = [_Slot(np.empty(0, dtype=np.int64)) for _ in range(slots)]
+
+    def _bytes_per_position(self, config: Any) -> int:
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return int(2 * config.num_hidden_layers * heads * width * self._model.dtype.itemsize)
+
+    def _admit(self, waiting: deque[Job]) -> tuple[tuple[kv_cache.Segment, ...], tuple[kv_cache.Copy, ...]]:
+        """Give waiting jobs the free slots, until the pass is full."""
+        segments: list[kv_cache.Segment] = []
+        copies: list[kv_cache.Copy] = []
+        limit = min(self._max_rows, len(self._slots))
+        running, new_tokens = len(self._rows), 0
+        while waiting and len(self._rows) < limit and (not segments or new_tokens < self._pass_tokens):
+            job = waiting.popleft()
+            at = len(self._rows)
+            start = self._place(job.tokens, at, copies)
+            self._rows.append(_Row(job, start))
+            count = len(job.tokens) - start
+            segments.append(kv_cache.Segment(at, running + new_tokens, start, count))
+            new_tokens += count
+        return tuple(segments), tuple(copies)
+
+    def _place(self, tokens: Tokens, at: int, copies: list[kv_cache.Copy]) -> int:
+        """Prepare slot `at` for a prompt; returns how many of its positions need not be computed.
+
+        At least the last position is computed, since its logits are wanted.
+        """
+        assert self._cache is not None
+        shared = [min(_common(tokens, s.tokens), len(tokens) - 1) for s in self._slots]
+        best = max(range(len(shared)), key=shared.__getitem__)
+        free = range(at, len(self._slots))
+        if best < at or shared[best] == 0 or 2 * shared[best] < len(self._slots[best].tokens):
+            victim = min(free, key=lambda i: self._slots[i].used)
+        else:
+            victim = best  # holds little else than what is shared: go on in place
+        self._swap(at, victim)
+        best = at if best == victim else victim if best == at else best
+        length, source = shared[best], self._slots[best]
+        slot = self._slots[at]
+        self._clock += 1
+        if best != at:
+            ready = min(length, source.resident)
+            self._cache.copy(best, at, ready)
+            if ready < length:
+                copies.append(kv_cache.Copy(best, at, ready, length))
+            slot.resident = ready
+        else:
+            slot.resident = length
+        slot.tokens, slot.used = tokens, self._clock
+        return length
+
+    def _swap(self, a: int, b: int) -> None:
+        assert self._cache is not None
+        if a != b:
+            one, two = self._slots[a], self._slots[b]
+            self._cache.swap(a, b, max(len(one.tokens), len(two.tokens)))
+            self._slots[a], self._slots[b] = two, one
+
+    def _release(self, i: int) -> None:
+        """End the job in slot `i`; the last running one moves there, what was written stays to be shared."""
+        row, last = self._rows[i], len(self._rows) - 1
+        for j in {i, last}:
+            held = self._rows[j]
+            self._slots[j].tokens = np.concatenate([held.job.tokens, held.tokens])[: held.length].astype(np.int64)
+            self._slots[j].resident = held.length
+        self._swap(i, last)
+        self._rows[i] = self._rows[last]
+        self._rows.pop()
+        if i != last:
+            self._slots[i].tokens = self._rows[i].job.tokens
+            self._slots[i].resident = len(self._slots[i].tokens)
+        self._clock += 1
+        self._slots[last].used = self._clock
+        assert row.length <= self._cache.length if self._cache else True
+
+    # --- the model ------------------------------------------------------------------------------------
+
+    def _forward(
+        self, running: int, segments: tuple[kv_cache.Segment, ...], copies: tuple[kv_cache.Copy, ...]
+    ) -> torch.Tensor:
+        """Logits ``[rows, vocabulary]`` for the next token of every row, new ones included."""
+        rows, cache, device = self._rows, self._cache, self._model.device
+        assert cache is not None
+        ids = [np.array([r.tokens[-1] for r in rows[:running]], dtype=np.int64)]
+        slots = [np.arange(running)]
+        positions = [np.array([r.length for r in rows[:running]], dtype=np.int64)]
+        for s in segments:
+            ids.append(rows[s.slot].job.tokens[s.start :])
+            slots.append(np.full(s.count, s.slot))
+            positions.append(np.arange(s.start, s.start + s.count))
+        last = np.array([*range(running), *(s.first + s.count - 1 for s in segments)])
+        pos = torch.from_numpy(np.concatenate(positions)).to(device)
+        longest = int(positions[0].max()) + 1 if running else 0
+        where = torch.from_numpy(np.concatenate(slots)).to(device)
+        cache.step = kv_cache.Step(running, where, pos, segments, copies, longest)
+        logits: torch.Tensor = self._model(
+            input_ids=torch.from_numpy(np.concatenate(ids)).to(device)[None],
+            position_ids=pos[None],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=torch.from_numpy(last).to(device),
+            packed=cache,
+        ).logits[0]
+        cache.step = None
+        return logits
+
+
+def _common(a: Tokens, b: Tokens) -> int:
+    """Length of the common prefix."""
+    n = min(len(a), len(b))
+    different = np.flatnonzero(a[:n] != b[:n])
+    return int(different[0]) if len(different) else n

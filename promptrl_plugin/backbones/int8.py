@@ -1,0 +1,84 @@
+"""Linear layers with 8-bit weights for CPUs, on the kernels that ship with torch (FBGEMM).
+
+Weights are quantized once, per output channel; activations as they come, per token. Torch's own dynamic
+quantization takes one scale for the whole batch: then one token with a large activation (the first of a
+Llama or Qwen sequence has values in the thousands) blurs all others, and a completion depends on what else
+is in the batch. Here each token is divided by its own largest absolute value first, so neither happens.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from promptrl_plugin.errors import BackboneError
+
+__all__ = ["Int8Linear", "quantize_linears", "supported"]
+
+_ENGINES = ("x86", "fbgemm")
+_ACTIVATION_LEVELS = 127
+_WEIGHT_LEVELS = 64
+"""AVX2 adds pairs of (unsigned activation × signed weight) in 16 bits: 2·255·64 is the most that fits. The
+activations keep all of their 8 bits, as they have the outliers."""
+
+
+def supported() -> bool:
+    """Whether this build of torch has the kernels."""
+    return any(engine in torch.backends.quantized.supported_engines for engine in _ENGINES)
+
+
+class Int8Linear(torch.nn.Module):
+    """Drop-in for `torch.nn.Linear`, float32 in and out, inference on CPU only.
+
+    ``y = s_x · (W_q (x / s_x)) + b`` with ``s_x = max|x|`` of each token and weights
+    ``W ≈ s_w · W_q``, ``W_q ∈ [−64, 64]``, a scale per output channel.
+
+    Args:
+        weight: ``[out, in]``.
+        bias: ``[out]`` or None.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        weight = weight.detach().float()
+        self.out_features, self.in_features = weight.shape
+        scales = (weight.abs().amax(dim=1) / _WEIGHT_LEVELS).clamp_min(torch.finfo(torch.float32).tiny * 1e8)
+        zeros = torch.zeros(len(scales), dtype=torch.int64)
+        quantized = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
+        self._packed = _prepack(quantized)
+        self.bias = None if bias is None else torch.nn.Parameter(bias.detach().float(), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[…, in]`` to ``[…, out]``."""
+        rows = x.reshape(-1, self.in_features)
+        scale = rows.abs().amax(dim=1, keepdim=True).clamp_min_(1e-20)
+        out: torch.Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+            rows / scale, 1.0 / _ACTIVATION_LEVELS, _ACTIVATION_LEVELS + 1, self._packed
+        )
+        out = out.mul_(scale) if self.bias is None else torch.addcmul(self.bias, out, scale)
+        return out.view(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+def _prepack(weight: torch.Tensor) -> torch.ScriptObject:
+    """Bring quantized weights into the kernel's layout, without leaving torch's engine setting changed."""
+    backends = torch.backends.quantized
+    engine = next((e for e in _ENGINES if e in backends.supported_engines), None)
+    if engine is None:
+        raise BackboneError("this build of torch has no int8 kernels (FBGEMM); use dtype float32 or bfloat16")
+    before = backends.engine
+    backends.engine = "fbgemm" if "fbgemm" in backends.supported_engines else engine
+    try:
+        packed: torch.ScriptObject = torch.ops.quantized.linear_prepack(weight, None)
+    finally:
+        backends.engine = before
+    return packed
+
+
+def quantize_linears(model: torch.nn.Module) -> None:
+    """Replace every linear layer of `model` in place, the output layer included, embeddings not."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is torch.nn.Linear:
+                setattr(module, name, Int8Linear(child.weight, child.bias))

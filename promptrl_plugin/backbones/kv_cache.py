@@ -1,0 +1,224 @@
+"""Keys and values of many sequences in fixed slots, and attention over a packed batch of them.
+
+One forward pass of the engine is a single row of tokens, ``[1, T]``: the next token of every running
+sequence first, then the new tokens of the prompts that join. So no pass computes padding, and linear
+layers see one large matrix. Each token knows its slot and position; only attention has to tell the
+sequences apart, which is what `attend` does. It is registered as an attention implementation of
+transformers, so that the model's own code runs unchanged around it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+__all__ = ["ATTENTION", "Copy", "PackedCache", "Segment", "Step", "attend", "register"]
+
+ATTENTION = "promptrl_packed"
+"""Name under which `attend` is registered with transformers."""
+
+_QUERY_CHUNK = 256
+"""Queries of one prompt that attend at once; bounds the size of the score matrix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """New tokens of one prompt in a packed pass: tokens ``first … first+count`` of the row go to positions
+    ``start … start+count`` of `slot`."""
+
+    slot: int
+    first: int
+    start: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Positions ``start … stop`` of slot `source` that slot `target` shares, computed in this very pass."""
+
+    source: int
+    target: int
+    start: int
+    stop: int
+
+
+@dataclass(slots=True)
+class Step:
+    """Layout of one packed pass.
+
+    Attributes:
+        rows: Running sequences; token ``i < rows`` of the pass belongs to slot ``i``.
+        slots: Slot of each token, int64 ``[T]``.
+        positions: Position of each token, int64 ``[T]``.
+        segments: The prompts that join, in order.
+        copies: Shared prefixes between them, applied layer by layer, in order.
+        longest: Largest position of a running sequence, plus one.
+    """
+
+    rows: int
+    slots: torch.Tensor
+    positions: torch.Tensor
+    segments: tuple[Segment, ...]
+    copies: tuple[Copy, ...]
+    longest: int
+    _masks: dict[tuple[int, int, int | None], torch.Tensor] = field(default_factory=dict)
+
+    def decode_mask(self, window: int | None, like: torch.Tensor) -> torch.Tensor:
+        """Additive mask ``[rows, 1, 1, longest]`` of the running sequences, the same for all layers."""
+        return self._mask((-1, 0, window), self.positions[: self.rows], self.longest, window, like)[:, None, None]
+
+    def segment_mask(self, index: int, offset: int, count: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
+        """Additive causal mask ``[count, start + offset + count]`` for a part of a segment."""
+        segment = self.segments[index]
+        first = segment.first + offset
+        positions = self.positions[first : first + count]
+        return self._mask((index, offset, window), positions, segment.start + offset + count, window, like)
+
+    def _mask(
+        self,
+        key: tuple[int, int, int | None],
+        positions: torch.Tensor,
+        length: int,
+        window: int | None,
+        like: torch.Tensor,
+    ) -> torch.Tensor:
+        if key not in self._masks:
+            distance = positions[:, None] - torch.arange(length, device=positions.device)[None]
+            hidden = distance < 0
+            if window is not None:
+                hidden |= distance >= window
+            mask = torch.zeros(hidden.shape, dtype=like.dtype, device=positions.device)
+            self._masks[key] = mask.masked_fill_(hidden, torch.finfo(like.dtype).min)
+        return self._masks[key]
+
+
+class PackedCache:
+    """Preallocated keys and values, ``[layers, slots, kv heads, length, head dim]`` each.
+
+    Duck-types the part of `transformers.Cache` that attention layers use. Storage is made at the first
+    pass, when the layers show their shapes; pages that no sequence has reached cost no memory.
+
+    Args:
+        layers: Number of attention layers.
+        slots: Sequences that can be held.
+        length: Positions of each.
+    """
+
+    is_compileable = False
+
+    def __init__(self, layers: int, slots: int, length: int) -> None:
+        self.layers, self.slots, self.length = layers, slots, length
+        self._keys: torch.Tensor | None = None
+        self._values: torch.Tensor | None = None
+        self.step: Step | None = None
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store the pass's new ``[1, kv heads, T, head dim]`` keys and values; return the layer's storage."""
+        assert self.step is not None
+        if self._keys is None or self._values is None:
+            self._keys = self._allocate(keys)
+            self._values = self._allocate(values)
+        stored = self._keys[layer], self._values[layer]
+        for storage, new in zip(stored, (keys, values), strict=True):
+            storage[self.step.slots, :, self.step.positions] = new[0].transpose(0, 1)
+            for copy in self.step.copies:
+                shared = slice(copy.start, copy.stop)
+                storage[copy.target, :, shared] = storage[copy.source, :, shared]
+        return stored
+
+    def _allocate(self, like: torch.Tensor) -> torch.Tensor:
+        shape = (self.layers, self.slots, like.shape[1], self.length, like.shape[3])
+        return torch.empty(shape, dtype=like.dtype, device=like.device)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of one slot to another, in all layers."""
+        for storage in (self._keys, self._values):
+            if storage is not None and length:
+                storage[:, target, :, :length] = storage[:, source, :, :length]
+
+    def swap(self, a: int, b: int, length: int) -> None:
+        """Exchange the first `length` positions of two slots, in all layers."""
+        for storage in (self._keys, self._values):
+            if storage is not None and length:
+                storage[:, [a, b], :, :length] = storage[:, [b, a], :, :length]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Unused by packed passes, which carry explicit positions; models ask before they look at those."""
+        return 0
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    packed: PackedCache | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of a packed pass; an attention function of transformers' `AttentionInterface`.
+
+    Query heads that share a key head are laid side by side as queries of that head, so grouped-query
+    models never repeat their keys.
+
+    Args:
+        module: The attention layer (unused).
+        query: ``[1, heads, T, head dim]``.
+        key: The layer's storage, ``[slots, kv heads, length, head dim]``, as `PackedCache.update` returns it.
+        value: The same for values.
+        attention_mask: Unused; the step makes its own masks.
+        scaling: Factor of the scores; one over the root of the head dimension by default.
+        packed: The cache, whose `step` is the layout of this pass.
+        sliding_window: Positions that a token sees at most, itself included.
+        softcap: Gemma 2's cap ``c·tanh(score/c)``.
+
+    Returns:
+        ``[1, T, heads, head dim]`` and None.
+    """
+    assert packed is not None
+    assert packed.step is not None
+    step, (_one, heads, tokens, width) = packed.step, query.shape
+    kv_heads = key.shape[1]
+    group = heads // kv_heads
+    scale = width**-0.5 if scaling is None else scaling
+    out = query.new_empty((tokens, heads, value.shape[3]))
+    if step.rows:
+        q = query[0, :, : step.rows].transpose(0, 1).reshape(step.rows, kv_heads, group, width)
+        k, v = key[: step.rows, :, : step.longest], value[: step.rows, :, : step.longest]
+        mask = step.decode_mask(sliding_window, query)
+        out[: step.rows] = _attention(q, k, v, mask, scale, softcap).reshape(step.rows, heads, -1)
+    for index, segment in enumerate(step.segments):
+        for offset in range(0, segment.count, _QUERY_CHUNK):
+            count = min(_QUERY_CHUNK, segment.count - offset)
+            first, end = segment.first + offset, segment.start + offset + count
+            q = query[0, :, first : first + count].reshape(1, kv_heads, group * count, width)
+            k, v = key[segment.slot, None, :, :end], value[segment.slot, None, :, :end]
+            mask = step.segment_mask(index, offset, count, sliding_window, query).repeat(group, 1)
+            part = _attention(q, k, v, mask, scale, softcap).reshape(heads, count, -1)
+            out[first : first + count] = part.transpose(0, 1)
+    return out[None], None
+
+
+def _attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scale: float, softcap: float | None
+) -> torch.Tensor:
+    """Masked attention of ``[n, kv heads, queries, dim]`` queries; softmax in float32."""
+    if softcap is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    scores = softcap * torch.tanh(q @ k.transpose(2, 3) * (scale / softcap)) + mask
+    return torch.softmax(scores, dim=-1, dtype=torch.float32).to(v.dtype) @ v
+
+
+def register() -> None:
+    """Make `attend` known to transformers under `ATTENTION`; calling it again is harmless."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(ATTENTION, attend)
