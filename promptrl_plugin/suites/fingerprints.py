@@ -22,11 +22,12 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 from promptrl_plugin.records import Task, content_hash
+from promptrl_plugin.suites.visible import parse
 
 __all__ = [
     "EXAMPLE_WORD_OVERLAP",
@@ -37,7 +38,6 @@ __all__ = [
     "find_near_duplicates",
     "fingerprint",
     "leaks",
-    "same_content",
 ]
 
 WORD_OVERLAP = 0.7
@@ -89,7 +89,8 @@ def fingerprint(task: Task, reference: str = "", asserts: Iterable[str] = ()) ->
         reference: A right program, for tasks whose hidden side is at hand (train tasks).
         asserts: More examples than the visible ones, as assert statements.
     """
-    examples = (_example(a, task.entry_point) for a in (*task.visible.asserts, *asserts))
+    sources = dict.fromkeys((*task.visible.asserts, *asserts))
+    examples = (_example(source, task.entry_point) for source in sources)
     return Fingerprint(
         id=task.id,
         content=task.content_hash,
@@ -106,9 +107,9 @@ def leaks(train: Iterable[Fingerprint], task: Task | Fingerprint) -> str | None:
         train: Fingerprints of the train tasks, as a bundle's manifest holds them.
         task: The task to be solved; a fingerprint of it with its reference tells a little more.
     """
-    print_ = _as_fingerprint(task)
+    one = _Sets.of(task)
     for other in train:
-        if reason := same_content(print_, other):
+        if reason := _same(one, _Sets.of(other)):
             return f"{reason} as train task {other['id']}"
     return None
 
@@ -117,27 +118,42 @@ def find_near_duplicates(
     candidates: Iterable[Task | Fingerprint], against: Iterable[Task | Fingerprint]
 ) -> list[NearDuplicate]:
     """Every pair of a candidate and a task of `against` that are near-duplicates."""
-    others = [_as_fingerprint(o) for o in against]
+    others = [_Sets.of(o) for o in against]
     return [
-        NearDuplicate(candidate["id"], other["id"], reason)
-        for candidate in map(_as_fingerprint, candidates)
+        NearDuplicate(candidate.print["id"], other.print["id"], reason)
+        for candidate in map(_Sets.of, candidates)
         for other in others
-        if (reason := same_content(candidate, other))
+        if (reason := _same(candidate, other))
     ]
 
 
-def same_content(a: Fingerprint, b: Fingerprint) -> str | None:
-    """What two tasks have in common that makes them near-duplicates, e.g. ``"the same reference"``."""
+class _Sets(NamedTuple):
+    """A fingerprint with its lists as sets, made once for many comparisons."""
+
+    print: Fingerprint
+    words: frozenset[int]
+    examples: frozenset[int]
+
+    @classmethod
+    def of(cls, item: Task | Fingerprint) -> _Sets:
+        print_ = fingerprint(item) if isinstance(item, Task) else item
+        return cls(print_, frozenset(print_["words"]), frozenset(print_["examples"]))
+
+
+def _same(one: _Sets, two: _Sets) -> str | None:
+    """What makes two tasks near-duplicates, e.g. ``"the same reference"``; None if nothing does."""
+    a, b = one.print, two.print
     if a["id"] == b["id"]:
         return "the same id"
     if a["content"] == b["content"]:
         return "the same prompt"
     if a["code"] and a["code"] == b["code"]:
         return "the same reference"
-    overlap = _jaccard(a["words"], b["words"])
+    common = len(one.words & two.words)
+    overlap = common / (len(one.words) + len(two.words) - common) if common else 0.0
     if overlap >= WORD_OVERLAP:
         return f"nearly the same description ({overlap:.2f})"
-    if overlap >= EXAMPLE_WORD_OVERLAP and not set(a["examples"]).isdisjoint(b["examples"]):
+    if overlap >= EXAMPLE_WORD_OVERLAP and not one.examples.isdisjoint(two.examples):
         return f"the same example and a like description ({overlap:.2f})"
     return None
 
@@ -162,31 +178,21 @@ def _last_definition(task: Task) -> int:
     return max(0, task.prompt.rfind(f"def {task.entry_point}"))
 
 
-def _as_fingerprint(item: Task | Fingerprint) -> Fingerprint:
-    return fingerprint(item) if isinstance(item, Task) else item
-
-
 def _content_words(text: str) -> set[str]:
     """Lower-case words without plural s that say what the function does."""
     words = re.findall(r"[^\W_]+", text.lower())
     return {w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in words} - _EMPTY_WORDS
 
 
-def _jaccard(a: Sequence[int], b: Sequence[int]) -> float:
-    if not a or not b or min(len(a), len(b)) < EXAMPLE_WORD_OVERLAP * max(len(a), len(b)):
-        return 0.0  # cannot reach even the lower threshold
-    common = len(set(a).intersection(b))
-    return common / (len(a) + len(b) - common)
-
-
 def _example(source: str, entry_point: str) -> str:
     """Normalised source of an assert with the entry point renamed; ``""`` if it is not a telling one."""
     try:
-        tree = ast.parse(source.strip())
+        tree = parse(source.strip())
     except (SyntaxError, ValueError):
         return ""
-    names = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == entry_point]
-    literals = sum(isinstance(n, ast.Constant) for n in ast.walk(tree))
+    nodes = list(ast.walk(tree))
+    names = [n for n in nodes if isinstance(n, ast.Name) and n.id == entry_point]
+    literals = sum(isinstance(n, ast.Constant) for n in nodes)
     for name in names:
         name.id = "f"
     return ast.unparse(tree) if names and literals >= _TELLING_LITERALS else ""
@@ -195,7 +201,7 @@ def _example(source: str, entry_point: str) -> str:
 def _code_hash(source: str) -> str:
     """Hash of a program up to the names it binds; ``""`` if it does not parse."""
     try:
-        tree = ast.parse(source)
+        tree = parse(source)
     except (SyntaxError, ValueError):
         return ""
     return content_hash(ast.dump(_Normalizer(tree).visit(tree)))

@@ -21,7 +21,7 @@ from promptrl_plugin.errors import DataError
 from promptrl_plugin.records import AssertGroup, Task
 from promptrl_plugin.suites.evalplus import EvalPlusSuite, tasks_hash
 from promptrl_plugin.suites.hidden import HiddenTests
-from promptrl_plugin.suites.visible import called_names, imports_for
+from promptrl_plugin.suites.visible import called_names, imports_for, parse
 
 __all__ = ["BrokenTask", "Mbpp500Suite", "convert_mbpp", "load_mbpp"]
 
@@ -142,11 +142,11 @@ def _normalise(source: str) -> str:
 def _entry_point(code: str, asserts: Sequence[str]) -> str:
     """The function of `code` that every assert calls: not ``set`` in ``set(f(x))``, nor ``isclose``."""
     try:
-        defined = {n.name for n in ast.parse(code).body if isinstance(n, ast.FunctionDef)}
+        defined = {n.name for n in parse(code).body if isinstance(n, ast.FunctionDef)}
     except (SyntaxError, ValueError):
         raise BrokenTask("its reference does not parse") from None
     try:
-        called = [called_names(ast.parse(a)) for a in asserts]
+        called = [called_names(parse(a)) for a in asserts]
     except (SyntaxError, ValueError):
         raise BrokenTask("an assert does not parse") from None
     common = sorted(defined.intersection(*called))
@@ -157,7 +157,7 @@ def _entry_point(code: str, asserts: Sequence[str]) -> str:
 
 def _setup(code: str, setup: str, asserts: Sequence[str]) -> str:
     """`setup` with the imports and with those classes of `code` that it and the asserts need."""
-    classes = {n.name: n for n in ast.parse(code).body if isinstance(n, ast.ClassDef)}
+    classes = {n.name: n for n in parse(code).body if isinstance(n, ast.ClassDef)}
     try:
         used = _names_read(setup).union(*(_names_read(a) for a in asserts))
     except (SyntaxError, ValueError):
@@ -167,7 +167,7 @@ def _setup(code: str, setup: str, asserts: Sequence[str]) -> str:
 
 
 def _names_read(source: str) -> set[str]:
-    return {n.id for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Name)}
+    return {n.id for n in ast.walk(parse(source)) if isinstance(n, ast.Name)}
 
 
 class Mbpp500Suite:

@@ -14,7 +14,7 @@ from promptrl_plugin.suites.evalplus import tasks_hash
 from promptrl_plugin.suites.fingerprints import Fingerprint, NearDuplicate, find_near_duplicates, fingerprint
 from promptrl_plugin.suites.hidden import HiddenTests
 from promptrl_plugin.suites.mbpp import BrokenTask, convert_mbpp, load_mbpp
-from promptrl_plugin.suites.visible import imports_for
+from promptrl_plugin.suites.visible import imports_for, parse
 
 __all__ = ["EVALUATED_SUITES", "KNOWN_NEAR_HUMANEVAL", "MbppTrainReport", "MbppTrainSuite"]
 
@@ -150,7 +150,7 @@ def _require_plain(task: Task) -> None:
         BrokenTask: It does; nobody could solve the task from its prompt.
     """
     imported = {line.removeprefix("import ") for line in imports_for(task.visible.asserts).splitlines()}
-    nodes = ast.walk(ast.parse(task.visible.asserts[0]))
+    nodes = ast.walk(parse(task.visible.asserts[0]))
     names = {n.id for n in nodes if isinstance(n, ast.Name)} - {task.entry_point} - imported
     if unknown := sorted(n for n in names if not hasattr(builtins, n)):
         raise BrokenTask(f"its asserts use {unknown[0]!r}, which the prompt does not define")

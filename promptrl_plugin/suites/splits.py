@@ -17,7 +17,6 @@ from promptrl_plugin.suites.fingerprints import (
     find_near_duplicates,
     fingerprint,
     leaks,
-    same_content,
 )
 
 __all__ = [
@@ -65,7 +64,7 @@ def assert_disjoint(train: Iterable[Fingerprint], tasks: Iterable[Task]) -> None
 
 def content_groups(tasks: Sequence[Task]) -> list[tuple[Task, ...]]:
     """Connected groups of near-duplicates; a task like no other is a group of one."""
-    prints = [fingerprint(task) for task in tasks]
+    position = {task.id: i for i, task in enumerate(tasks)}
     parent = list(range(len(tasks)))
 
     def root(i: int) -> int:
@@ -74,10 +73,8 @@ def content_groups(tasks: Sequence[Task]) -> list[tuple[Task, ...]]:
             i = parent[i]
         return i
 
-    for i, a in enumerate(prints):
-        for j in range(i):
-            if root(i) != root(j) and same_content(a, prints[j]):
-                parent[root(i)] = root(j)
+    for pair in find_near_duplicates(tasks, tasks):
+        parent[root(position[pair.candidate])] = root(position[pair.other])
     groups: dict[int, list[Task]] = {}
     for i, task in enumerate(tasks):
         groups.setdefault(root(i), []).append(task)

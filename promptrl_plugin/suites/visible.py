@@ -10,11 +10,13 @@ import ast
 import builtins
 import re
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
+from typing import Any, Literal
 
 from promptrl_plugin.records import AssertGroup
 
-__all__ = ["assert_statements", "called_names", "examples", "imports_for", "visible_tests"]
+__all__ = ["assert_statements", "called_names", "examples", "imports_for", "parse", "visible_tests"]
 
 #: What stands between a call and its value in HumanEval's prose examples.
 _ARROW = re.compile(
@@ -46,6 +48,17 @@ def visible_tests(prompt: str, entry_point: str, dialect: str) -> AssertGroup:
     return AssertGroup(asserts=tuple(asserts), setup=imports_for(asserts))
 
 
+def parse(source: str, mode: Literal["exec", "eval"] = "exec") -> Any:
+    """`ast.parse` without its warnings: an invalid escape in a benchmark's text is not the user's doing.
+
+    Raises:
+        SyntaxError: `source` is not Python; a ValueError if it holds null characters.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(source, mode=mode)
+
+
 def assert_statements(text: str, entry_point: str) -> list[str]:
     """Complete assert statements (of one or more lines) in `text` that call `entry_point`."""
     lines = text.splitlines()
@@ -72,7 +85,7 @@ def imports_for(asserts: Iterable[str]) -> str:
     modules = {
         node.value.id
         for source in asserts
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(parse(source))
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
     }
     return "\n".join(f"import {m}" for m in sorted(modules & sys.stdlib_module_names))
@@ -108,7 +121,7 @@ def examples(prompt: str, entry_point: str) -> list[str]:
 def _function(prompt: str, name: str) -> ast.FunctionDef | None:
     """Definition of function `name` with a docstring in `prompt`."""
     try:
-        body = ast.parse(prompt).body
+        body = parse(prompt).body
     except (SyntaxError, ValueError):
         return None
     functions = (n for n in body if isinstance(n, ast.FunctionDef) and n.name == name and ast.get_docstring(n))
@@ -242,17 +255,18 @@ def _literal(source: str) -> str:
     """`source` as a normalised Python literal, or ``""`` if it is none."""
     source = _JSON_CONSTANTS.get(source.strip(), source.strip())
     try:
-        value = ast.literal_eval(source)
+        value = ast.literal_eval(parse(source, "eval"))
         if source.startswith("(") and not isinstance(value, tuple):
             return ""  # HumanEval/148 writes ("Venus") and means a tuple
-        return ast.unparse(ast.parse(source, mode="eval"))
+        return ast.unparse(parse(source, "eval"))
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         return ""
 
 
 def _expression(source: str) -> ast.expr | None:
     try:
-        return ast.parse(source.strip(), mode="eval").body
+        expression: ast.expr = parse(source.strip(), "eval").body
+        return expression
     except (SyntaxError, ValueError):
         return None
 
@@ -260,7 +274,7 @@ def _expression(source: str) -> ast.expr | None:
 def _statement(source: str) -> ast.stmt | None:
     """The one statement that `source` consists of, or None."""
     try:
-        body = ast.parse(source).body
+        body = parse(source).body
     except (SyntaxError, ValueError):
         return None
     return body[0] if len(body) == 1 else None

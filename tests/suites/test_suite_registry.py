@@ -1,0 +1,80 @@
+"""Suites by name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+from suite_rows import WriteRows, make_task, plus_row
+
+from promptrl_plugin.errors import DataError, UnknownNameError
+from promptrl_plugin.suites import registry
+from promptrl_plugin.suites.base import Suite
+from promptrl_plugin.suites.registry import SUITES, load_suite, suite_names
+
+
+class Foreign:
+    """A suite of another package."""
+
+    name, version, evalplus_dataset = "foreign", "1", None
+
+    def tasks(self) -> list[object]:
+        return [make_task("Foreign.")]
+
+    def hidden(self) -> dict[str, object]:
+        return {}
+
+
+@pytest.fixture
+def foreign(monkeypatch: pytest.MonkeyPatch) -> None:
+    def entry_points(group: str) -> list[EntryPoint]:
+        assert group == "promptrl.suites"
+        return [EntryPoint(name, f"{__name__}:Foreign", group) for name in ("foreign", "mbpp")]
+
+    monkeypatch.setattr(registry, "entry_points", entry_points)
+
+
+def test_the_names_that_users_are_promised() -> None:
+    assert set(SUITES) == {"mbpp", "mbpp500", "humaneval", "mbpp-train", "starter", "starter-train", "starter-test"}
+
+
+def test_a_name_that_is_near_is_suggested() -> None:
+    with pytest.raises(UnknownNameError, match="unknown suite 'humanevall'; did you mean 'humaneval'"):
+        load_suite("humanevall")
+
+
+@pytest.mark.parametrize(("name", "count"), [("starter", 80), ("starter-train", 50), ("starter-test", 30)])
+def test_starter_needs_no_download(name: str, count: int) -> None:
+    suite = load_suite(name)
+    assert isinstance(suite, Suite)
+    assert suite.name == name
+    assert len(suite.tasks()) == count
+
+
+def test_each_call_reads_the_data_of_now(write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = plus_row(1, "Do it.", "assert f(1) == 2", "f", "def f(x):\n  return 2")
+    write_rows("MBPP_OVERRIDE_PATH", [row])
+    assert [t.id for t in load_suite("mbpp").tasks()] == ["Mbpp/1"]
+    monkeypatch.setenv("MBPP_OVERRIDE_PATH", "/nonexistent/file")
+    with pytest.raises(DataError):
+        load_suite("mbpp")
+
+
+@pytest.mark.usefixtures("foreign")
+def test_another_package_adds_a_suite_but_cannot_take_a_name(write_rows: WriteRows) -> None:
+    write_rows("MBPP_OVERRIDE_PATH", [plus_row(1, "Do it.", "assert f(1) == 2", "f", "def f(x):\n  return 2")])
+    assert isinstance(load_suite("foreign"), Foreign)
+    assert suite_names() == (*SUITES, "foreign")
+    assert load_suite("mbpp").name == "mbpp"
+    with pytest.raises(UnknownNameError, match="foreign"):
+        load_suite("foreing")
+
+
+def test_listing_names_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from promptrl_plugin.suites.registry import suite_names; suite_names(); "
+        "sys.exit(any(m in sys.modules for m in ('evalplus', 'datasets', 'torch', 'numpy')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
