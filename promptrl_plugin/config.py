@@ -23,6 +23,7 @@ __all__ = [
     "JudgeConfig",
     "PPOConfig",
     "RewardConfig",
+    "ServerConfig",
     "TrainConfig",
     "WarmStartConfig",
     "cache_dir",
@@ -116,6 +117,17 @@ class JudgeConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """How to talk to an OpenAI-compatible server."""
+
+    concurrency: int = 16  #: requests in flight
+    timeout: float = 600.0  #: seconds for one reply
+    max_retries: int = 5  #: after a refused connection, 429 or 5xx; then it is an error
+    backoff: float = 0.5  #: seconds before the first retry, doubled at each, with jitter
+    max_backoff: float = 30.0  #: seconds, also of a server's Retry-After
+
+
+@dataclass(frozen=True, slots=True)
 class TrainConfig:
     """A whole training run."""
 
@@ -128,6 +140,7 @@ class TrainConfig:
     embedder: str = DEFAULT_EMBEDDER
     seed: int = 0
     limit: int = 0  #: use only that many train tasks (0: all)
+    example_suite: str = "starter-train"  #: solved tasks that operators may show; it ships with the package
     validation_fraction: float = 0.15  #: of the train tasks, held out for checkpoint selection
     validate_every: int = 4  #: rollouts between validations
     variants: int = 2  #: distinct sampling seeds that repeated episodes on one task cycle through

@@ -114,19 +114,27 @@ class RunFolder:
         if run.config_path.exists():
             raise ConfigError(f"{run.path} already holds a run; go on with it (--resume), or choose another folder")
         write_json(run.path / "environment.json", environment())
-        write_json(run.config_path, to_dict(config) if dataclasses.is_dataclass(config) else config)
+        write_json(run.config_path, _plain(config))
         return run
 
     @classmethod
-    def open(cls, path: str | Path) -> RunFolder:
+    def open(cls, path: str | Path, config: Any = None) -> RunFolder:
         """Open the folder of an earlier run, to read it or to go on.
 
+        Args:
+            path: The folder.
+            config: What is to go on, where that must be what was begun; None does not compare.
+
         Raises:
-            ConfigError: There is no run in it.
+            ConfigError: There is no run in it, or one with another configuration.
         """
         run = cls(Path(path))
         if not run.config_path.is_file():
             raise ConfigError(f"{run.path} holds no run (no config.json); check the path")
+        if config is not None and (changed := _differences(run.config(), _plain(config))):
+            raise ConfigError(
+                f"{run.path} was begun with other settings ({', '.join(changed)}); use those, or another folder"
+            )
         return run
 
     @property
@@ -164,3 +172,16 @@ class RunFolder:
         if self._metrics is not None:
             self._metrics.close()
             self._metrics = None
+
+
+def _plain(config: Any) -> Any:
+    """`config` as JSON gives it back."""
+    return json.loads(json.dumps(to_dict(config) if dataclasses.is_dataclass(config) else config))
+
+
+def _differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """Dotted names of the settings that differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(k for k in new if k not in old)]
+        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{where}.{k}" if where else str(k))]
+    return [] if old == new else [where]

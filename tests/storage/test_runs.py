@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import stat
@@ -31,6 +32,15 @@ def test_a_folder_whose_making_was_killed_can_be_made_again(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="holds no run"):
         RunFolder.open(tmp_path)
     RunFolder.create(tmp_path, {"seed": 1})
+
+
+def test_a_run_goes_on_with_its_own_settings_only(tmp_path: Path) -> None:
+    config = TrainConfig(seed=3)
+    RunFolder.create(tmp_path, config)
+    RunFolder.open(tmp_path, TrainConfig(seed=3))
+    other = dataclasses.replace(config, limit=5, env=dataclasses.replace(config.env, budget=2))
+    with pytest.raises(ConfigError, match=r"begun with other settings \(limit, env\.budget\)"):
+        RunFolder.open(tmp_path, other)
 
 
 def test_unreadable_configuration(tmp_path: Path) -> None:
