@@ -18,6 +18,7 @@ import math
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,7 +28,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from promptrl_plugin.errors import BundleError, LeakageError
+from promptrl_plugin.config import TrainConfig, from_dict
+from promptrl_plugin.errors import BundleError, ConfigError, LeakageError
 from promptrl_plugin.records import Task, content_hash
 from promptrl_plugin.storage.runs import environment, write_atomic
 from promptrl_plugin.suites.splits import leaks
@@ -35,7 +37,7 @@ from promptrl_plugin.suites.splits import leaks
 if TYPE_CHECKING:
     from promptrl_plugin.agent.network import ActorCritic
 
-__all__ = ["MANIFEST", "SCHEMA_VERSION", "TENSORS", "Policy", "PolicyBundle"]
+__all__ = ["MANIFEST", "SCHEMA_VERSION", "TENSORS", "Policy", "PolicyBundle", "same_model"]
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -131,6 +133,18 @@ class PolicyBundle:
         manifest = {k: v for k, v in self._manifest().items() if k not in _RECORD}
         return content_hash("policy-bundle", SCHEMA_VERSION, manifest, _sha256(self._tensor_bytes()))
 
+    def train_config(self) -> TrainConfig:
+        """The configuration that it was trained with.
+
+        Raises:
+            BundleError: It has settings that this promptrl does not know.
+        """
+        try:
+            config: TrainConfig = from_dict(TrainConfig, self.config)
+        except ConfigError as e:
+            raise BundleError(f"{self._name}: {e}; train it again: promptrl train --model {self.backbone}") from None
+        return config
+
     # --- refuse ----------------------------------------------------------------------------------
 
     def check_compatible(
@@ -142,12 +156,15 @@ class PolicyBundle:
         observation: Sequence[str],
         observation_version: int,
     ) -> None:
-        """Make sure that the bundle was trained for this backbone, action table and observation.
+        """Make sure that the bundle was trained for this model, action table and observation.
+
+        The model is compared by name (`same_model`); other weights or numerics of it, such as bfloat16 on
+        a GPU instead of float32, are worth a warning only.
 
         Raises:
             BundleError: It was not; names what differs and the command that trains a fitting one.
         """
-        if backbone_fingerprint != self.backbone_fingerprint:
+        if not same_model(backbone_fingerprint, self.backbone_fingerprint):
             differs = f"was trained for backbone {self.backbone} ({self.backbone_fingerprint}), not {backbone} "
             differs += f"({backbone_fingerprint})"
         elif action_digest != self.action_digest:
@@ -155,6 +172,12 @@ class PolicyBundle:
         elif (tuple(observation), observation_version) != (self.observation, self.observation_version):
             differs = "was trained with another observation layout" + self._first_difference(observation)
         else:
+            if backbone_fingerprint != self.backbone_fingerprint:
+                warnings.warn(
+                    f"{self._name} was trained on {self.backbone_fingerprint}, this is {backbone_fingerprint}; "
+                    "the same model in other weights or numerics, so it may do less well",
+                    stacklevel=2,
+                )
             return
         raise BundleError(f"{self._name} {differs}; train one that fits: promptrl train --model {backbone}")
 
@@ -239,6 +262,11 @@ class PolicyBundle:
             tensors[f"projection/{name}"] = np.array(getattr(self, f"projection_{name}"), dtype=np.float32, order="C")
         content: bytes = save(tensors)
         return content
+
+
+def same_model(fingerprint: str, other: str) -> bool:
+    """Whether two backbone fingerprints (``name@weights/dtype``) name the same model."""
+    return fingerprint.partition("@")[0] == other.partition("@")[0]
 
 
 _REMEDY = "fetch it again, or train one: promptrl train"

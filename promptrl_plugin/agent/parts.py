@@ -9,20 +9,19 @@ from typing import Any
 
 from promptrl_plugin.agent.bundle import PolicyBundle
 from promptrl_plugin.agent.network import ActorCritic
-from promptrl_plugin.agent.setup import EpisodeSetup, load_embedder
+from promptrl_plugin.agent.setup import EpisodeSetup, load_embedder, load_library
 from promptrl_plugin.backbones.base import Backbone
 from promptrl_plugin.backbones.caching import CachingBackbone
 from promptrl_plugin.backbones.registry import load_backbone
 from promptrl_plugin.checking.base import Judge, JudgeRequest
 from promptrl_plugin.checking.caching import CachingJudge
 from promptrl_plugin.checking.judge import IsolatedJudge
-from promptrl_plugin.config import TrainConfig, cache_dir, to_dict
+from promptrl_plugin.config import TrainConfig, to_dict
 from promptrl_plugin.env.context import Projection
 from promptrl_plugin.env.observation import OBSERVATION_VERSION, ObservationLayout
 from promptrl_plugin.env.rollout import Rollout
 from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.prompts.action_space import ActionTable
-from promptrl_plugin.prompts.examples import ExampleLibrary
 from promptrl_plugin.records import Feedback, Status
 from promptrl_plugin.storage.cache import Cache
 from promptrl_plugin.suites.base import Suite
@@ -63,8 +62,8 @@ class TrainingParts:
         """One line on what will train."""
         dropped = f", {len(self.dropped)} dropped (reference not judged right)" if self.dropped else ""
         return (
-            f"{self.suite.name}: {len(self.rollout.tasks)} tasks train, {len(self.validation.tasks)} validate{dropped}; "
-            f"{self.setup.table.n} actions, {self.setup.layout.size} features; backbone {self.backbone.fingerprint}"
+            f"{self.suite.name}: {len(self.rollout.tasks)} tasks train, {len(self.validation.tasks)} validate{dropped};"
+            f" {self.setup.table.n} actions, {self.setup.layout.size} features; backbone {self.backbone.fingerprint}"
         )
 
     def counters(self) -> dict[str, float]:
@@ -81,19 +80,22 @@ class TrainingParts:
         self.cache.close()
 
 
-def build(config: TrainConfig, listener: Any, command: str = "promptrl train") -> TrainingParts:
+def build(
+    config: TrainConfig, listener: Any, command: str = "promptrl train", suite: Suite | None = None
+) -> TrainingParts:
     """Load tasks, model, embedder and judge.
 
     Args:
         config: The resolved configuration.
         listener: A `promptrl_plugin.agent.train.TrainListener`.
         command: The command line, for the bundle.
+        suite: Train on these tasks instead of those of the suite that `config` names (a fold, say).
 
     Raises:
         UserError: Unknown names, missing data or model, too few tasks.
     """
-    suite = load_suite(config.suite)
-    cache = Cache(cache_dir() / "cache.sqlite")
+    suite = suite or load_suite(config.suite)
+    cache = Cache()
     judge = CachingJudge(IsolatedJudge(config.judge), cache)
     listener.stage("load tasks and model")
     tasks, dropped = load_train_tasks(suite, judge, config.limit)
@@ -157,7 +159,7 @@ def make_bundle(parts: TrainingParts, policy: ActorCritic, rows: Sequence[dict[s
         train_hashes=tuple(t.task.content_hash for t in trained),
         train_fingerprints=tuple(fingerprint(t.task) for t in trained),
         example_ids=tuple(e.task_id for e in examples),
-        example_hashes=tuple(t.task.content_hash for t in parts.rollout.tasks),
+        example_hashes=setup.library.hashes,
         metrics={k: v for k, v in rows[-1].items() if isinstance(v, int | float)} if rows else {},
         command=parts.command,
     )
@@ -187,7 +189,7 @@ def _setup(config: TrainConfig, train: Sequence[TrainTask], cache: Cache) -> Epi
     return EpisodeSetup(
         table,
         ObservationLayout.of(table, config.env.embedding_dim),
-        ExampleLibrary.from_train_tasks(train, embed),
+        load_library(config.example_suite, embed),
         Projection.fit(embeddings, config.env.embedding_dim),
         embed,
     )

@@ -2,7 +2,7 @@
 
 The trainer builds one from its train tasks; a policy bundle stores what it takes to build the same one
 again. Benchmark text never goes into a bundle: it keeps ids and hashes, and the examples are read from
-the train suite again.
+their suite again (by default `starter-train`, which ships with the package).
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from promptrl_plugin.config import EnvConfig
+from promptrl_plugin.agent.bundle import PolicyBundle
+from promptrl_plugin.config import EnvConfig, TrainConfig
 from promptrl_plugin.env.context import EpisodeContext, Projection, TaskContext, build_task_contexts
 from promptrl_plugin.env.observation import ObservationLayout
+from promptrl_plugin.errors import BundleError
 from promptrl_plugin.prompts.action_space import ActionTable
 from promptrl_plugin.prompts.examples import ExampleLibrary
 from promptrl_plugin.records import Feedback, Task
 from promptrl_plugin.storage.cache import Cache
+from promptrl_plugin.suites.hidden import TrainTask
+from promptrl_plugin.suites.registry import load_suite
 
-__all__ = ["EpisodeSetup", "load_embedder"]
+__all__ = ["EpisodeSetup", "load_embedder", "load_library"]
 
 Embed = Callable[[Sequence[str]], npt.NDArray[np.float32]]
 
@@ -44,6 +48,41 @@ class EpisodeSetup:
     projection: Projection
     embed: Embed
 
+    @classmethod
+    def untrained(cls, cache: Cache | None, config: TrainConfig | None = None) -> EpisodeSetup:
+        """The default actions and examples, with an embedding that is all zeros (nothing was fitted)."""
+        config = config or TrainConfig()
+        embed = load_embedder(config.embedder, cache)
+        library = load_library(config.example_suite, embed)
+        table = ActionTable.default(config.operator_kinds)
+        dim = library.embeddings.shape[1]
+        projection = Projection(
+            np.zeros(dim, dtype=np.float32), np.zeros((config.env.embedding_dim, dim), dtype=np.float32)
+        )
+        return cls(table, ObservationLayout.of(table, config.env.embedding_dim), library, projection, embed)
+
+    @classmethod
+    def from_bundle(cls, bundle: PolicyBundle, cache: Cache | None) -> EpisodeSetup:
+        """What a bundle was trained with.
+
+        Raises:
+            BundleError: This promptrl has another action table or observation, or the example tasks are
+                not the ones that the bundle was trained with.
+            DataError: The suite of the examples is not at hand.
+        """
+        config = bundle.train_config()
+        embed = load_embedder(bundle.embedder, cache)
+        library = load_library(config.example_suite, embed)
+        if tuple(e.task_id for e in library.examples) != bundle.example_ids:
+            raise BundleError(
+                f"the example tasks of suite {config.example_suite} are not those that the policy bundle was trained "
+                f"with; train it again: promptrl train --model {bundle.backbone}"
+            )
+        table = ActionTable.of(bundle.actions)
+        projection = Projection(bundle.projection_mean, bundle.projection_components)
+        layout = ObservationLayout.of(table, len(bundle.projection_components))
+        return cls(table, layout, library, projection, embed)
+
     def task_contexts(self, tasks: Sequence[Task]) -> list[TaskContext]:
         """Embed `tasks` and choose their examples."""
         return build_task_contexts(tasks, self.library, self.projection, self.embed)
@@ -54,6 +93,17 @@ class EpisodeSetup:
         """Settings of a run's episodes."""
         rewriter_chat = chat if rewriter_chat is None else rewriter_chat
         return EpisodeContext(self.table, env, feedback, chat, rewriter_chat, seed)
+
+
+def load_library(suite_name: str, embed: Embed) -> ExampleLibrary:
+    """The solved tasks of a suite, as examples.
+
+    Raises:
+        DataError: The suite's data is not at hand.
+    """
+    suite = load_suite(suite_name)
+    hidden = suite.hidden()
+    return ExampleLibrary.from_train_tasks([TrainTask(t, hidden[t.id]) for t in suite.tasks()], embed)
 
 
 def load_embedder(name: str, cache: Cache | None) -> Embed:

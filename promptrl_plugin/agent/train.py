@@ -172,20 +172,20 @@ class MetricsLog:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self._run = run
-        self._tensorboard = SummaryWriter(str(run.path / "tensorboard"), purge_step=step)  # type: ignore[no-untyped-call]
+        self._tensorboard = SummaryWriter(str(run.path / "tensorboard"), purge_step=step)
 
     def __enter__(self) -> MetricsLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._tensorboard.close()  # type: ignore[no-untyped-call]
+        self._tensorboard.close()
         self._run.close()
 
     def write(self, row: dict[str, float]) -> None:
         """Log the figures of one rollout."""
         self._run.log(row)
         for key, value in row.items():
-            self._tensorboard.add_scalar(key, value, int(row["steps"]))  # type: ignore[no-untyped-call]
+            self._tensorboard.add_scalar(key, value, int(row["steps"]))
 
 
 def latest_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -63,7 +63,7 @@ class PromptEnv(gym.Env[npt.NDArray[np.float32], np.int64]):
         """Allowed actions now, bool ``[n_actions]``."""
         return self._running().episode.mask()
 
-    def render(self) -> str:  # type: ignore[override]  # gymnasium's RenderFrame covers "ansi" by str
+    def render(self) -> str:
         from promptrl_plugin.prompts.template import text
 
         episode = self._running().episode

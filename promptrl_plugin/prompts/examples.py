@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from promptrl_plugin.prompts.state import Example
 from promptrl_plugin.prompts.task_text import prose_of
-from promptrl_plugin.records import content_hash
+from promptrl_plugin.records import Task, content_hash
+from promptrl_plugin.suites.fingerprints import Fingerprint, fingerprint, same_content
+from promptrl_plugin.suites.visible import visible_tests
 
 if TYPE_CHECKING:  # what is hidden is read by the trainer's call of `from_train_tasks` only
     from promptrl_plugin.suites.hidden import TrainTask
@@ -45,6 +47,7 @@ class ExampleLibrary:
         self.examples = tuple(examples)
         self.embeddings = _unit(np.asarray(embeddings, dtype=np.float32).reshape(len(examples), -1))
         self._hashes = tuple(_task_hash(e.prompt) for e in self.examples)
+        self._fingerprints = tuple(_fingerprint(e) for e in self.examples)
         self._ranking = self._fixed_ranking()
 
     @classmethod
@@ -62,6 +65,11 @@ class ExampleLibrary:
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """`Task.content_hash` of every example's task, in order."""
+        return self._hashes
 
     def fixed(
         self, k: int, exclude_ids: frozenset[str] = frozenset(), exclude_hashes: frozenset[str] = frozenset()
@@ -104,6 +112,15 @@ class ExampleLibrary:
             if not duplicate and self._allowed(int(i), exclude_ids, exclude_hashes):
                 chosen.append(int(i))
         return tuple(self.examples[i] for i in reversed(chosen))
+
+    def duplicates(self, task: Task) -> frozenset[str]:
+        """Content hashes of the examples that are the task or a near-duplicate of it (`suites.fingerprints`).
+
+        To be given to `fixed` and `nearest` as `exclude_hashes`.
+        """
+        own = fingerprint(task)
+        found = {h for h, other in zip(self._hashes, self._fingerprints, strict=True) if same_content(own, other)}
+        return frozenset(found | {task.content_hash})
 
     def _allowed(self, i: int, ids: frozenset[str], hashes: frozenset[str]) -> bool:
         return self.examples[i].task_id not in ids and self._hashes[i] not in hashes
@@ -156,6 +173,17 @@ def _without_docstring(program: str) -> str:
     if not isinstance(first, ast.Expr) or not isinstance(first.value, ast.Constant):
         return program
     return "\n".join(program.split("\n")[first.end_lineno :]).strip()
+
+
+def _fingerprint(example: Example) -> Fingerprint:
+    """Fingerprint of the task that an example solves."""
+    humaneval = not example.prompt.lstrip().startswith(('"""', "'''"))
+    functions = [n for n in ast.walk(ast.parse(example.program)) if isinstance(n, ast.FunctionDef)]
+    entry_point = functions[-1].name if functions else ""
+    dialect = "humaneval" if humaneval else "mbpp"
+    visible = visible_tests(example.prompt, entry_point, dialect)
+    task = Task(example.task_id, "", dialect, example.prompt, entry_point, visible)
+    return fingerprint(task, reference=example.program)
 
 
 def _task_hash(prompt: str) -> str:

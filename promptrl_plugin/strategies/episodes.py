@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from promptrl_plugin.agent.bundle import PolicyBundle
 from promptrl_plugin.agent.setup import EpisodeSetup
 from promptrl_plugin.env.context import TaskContext
 from promptrl_plugin.env.episode import Episode
@@ -69,15 +70,29 @@ class PromptRL(EpisodeStrategy):
     """The trained policy, acting greedily.
 
     Args:
-        setup: As stored in the policy bundle.
-        policy: ``(observation [obs_dim], mask [n_actions]) -> action``.
+        setup: What the bundle was trained with.
+        bundle: The trained policy; it refuses tasks that trained it.
+
+    Attributes:
+        policy_hash: Content hash of the bundle, part of a samples file's identity.
     """
 
     name = "promptrl"
 
-    def __init__(self, setup: EpisodeSetup, policy: Act) -> None:
+    def __init__(self, setup: EpisodeSetup, bundle: PolicyBundle) -> None:
         super().__init__(setup)
-        self._policy = policy
+        self._bundle = bundle
+        self._policy = bundle.policy()
+        self.policy_hash = bundle.content_hash
+
+    def prepare(self, tasks: Sequence[Task], context: StrategyContext) -> None:
+        """Refuse train tasks, then embed.
+
+        Raises:
+            LeakageError: One of `tasks` is, or is a near-duplicate of, a train task of the policy.
+        """
+        self._bundle.check_no_leak(tasks)
+        super().prepare(tasks, context)
 
     def actor(self, task: Task, context: StrategyContext) -> Act:
         return self._policy

@@ -24,9 +24,12 @@ class Suite(Protocol):
             (its tasks are in EvalPlus's schema), else None.
     """
 
-    name: str
-    version: str
-    evalplus_dataset: str | None
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def evalplus_dataset(self) -> str | None: ...
 
     def tasks(self) -> Sequence[Task]:
         """Every task, in the suite's own order."""

@@ -1,0 +1,95 @@
+"""Strategies by name: the built-in table and the entry-point group ``promptrl.strategies``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import MappingProxyType
+
+from promptrl_plugin.agent.bundle import MANIFEST, PolicyBundle, same_model
+from promptrl_plugin.agent.setup import EpisodeSetup
+from promptrl_plugin.backbones.base import Backbone
+from promptrl_plugin.env.observation import OBSERVATION_VERSION
+from promptrl_plugin.errors import BundleError, UnknownNameError
+from promptrl_plugin.storage.cache import Cache
+from promptrl_plugin.strategies.base import Strategy
+from promptrl_plugin.strategies.best_of_k import BestOfK
+from promptrl_plugin.strategies.direct import Direct
+from promptrl_plugin.strategies.episodes import PromptRL, RandomHybrid
+
+__all__ = ["ENTRY_POINT_GROUP", "STRATEGIES", "make_strategy", "shipped_policies", "strategy_names"]
+
+#: Another package adds a strategy with an entry point of this group: a callable of `Factory`'s signature.
+ENTRY_POINT_GROUP = "promptrl.strategies"
+POLICIES = Path(__file__).parent.parent / "policies"  #: bundles that the package ships
+
+Factory = Callable[[Backbone, Path | None, Cache | None], Strategy]
+"""Makes a strategy for a backbone, a policy bundle's folder (None: not given) and a cache of embeddings."""
+
+
+def _promptrl(backbone: Backbone, policy: Path | None, cache: Cache | None) -> Strategy:
+    bundle = PolicyBundle.load(policy) if policy is not None else _shipped(backbone)
+    setup = EpisodeSetup.from_bundle(bundle, cache)
+    bundle.check_compatible(
+        backbone=backbone.name,
+        backbone_fingerprint=backbone.fingerprint,
+        action_digest=setup.table.digest,
+        observation=setup.layout.names,
+        observation_version=OBSERVATION_VERSION,
+    )
+    return PromptRL(setup, bundle)
+
+
+def _shipped(backbone: Backbone) -> PolicyBundle:
+    for path in shipped_policies():
+        bundle = PolicyBundle.load(path)
+        if same_model(bundle.backbone_fingerprint, backbone.fingerprint):
+            return bundle
+    raise BundleError(
+        f"no policy ships for model {backbone.name}; train one with: promptrl train --model {backbone.name}, "
+        "and give its bundle with --policy"
+    )
+
+
+STRATEGIES: Mapping[str, Factory] = MappingProxyType(
+    {
+        "direct": lambda backbone, policy, cache: Direct(),
+        "best-of-k": lambda backbone, policy, cache: BestOfK(),
+        "random-hybrid": lambda backbone, policy, cache: RandomHybrid(EpisodeSetup.untrained(cache)),
+        "promptrl": _promptrl,
+    }
+)
+
+
+def make_strategy(name: str, *, backbone: Backbone, policy: Path | None = None, cache: Cache | None = None) -> Strategy:
+    """Make a strategy.
+
+    Args:
+        name: One of `strategy_names`.
+        backbone: The model that it will prompt.
+        policy: Folder of a policy bundle, for `promptrl`; None takes the one that ships for the model.
+        cache: Where sentence embeddings are kept.
+
+    Raises:
+        UnknownNameError: No such strategy; near names are suggested.
+        BundleError: No policy fits the model; names the command that trains one.
+    """
+    if name in STRATEGIES:
+        return STRATEGIES[name](backbone, policy, cache)
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        if point.name == name:
+            factory: Factory = point.load()
+            return factory(backbone, policy, cache)
+    raise UnknownNameError("strategy", name, strategy_names())
+
+
+def strategy_names() -> tuple[str, ...]:
+    """Every name that `make_strategy` takes: the built-in ones, then those of other packages."""
+    others = {point.name for point in entry_points(group=ENTRY_POINT_GROUP)} - STRATEGIES.keys()
+    return (*STRATEGIES, *sorted(others))
+
+
+def shipped_policies() -> list[Path]:
+    """Folders of the policy bundles in the package."""
+    return sorted(p.parent for p in POLICIES.glob(f"*/{MANIFEST}"))
