@@ -133,7 +133,8 @@ class PackedCache:
 
     def _allocate(self, like: torch.Tensor) -> torch.Tensor:
         shape = (self.layers, self.slots, like.shape[1], self.length, like.shape[3])
-        return torch.empty(shape, dtype=like.dtype, device=like.device)
+        # zeros, since masked positions are still multiplied, and garbage may be NaN
+        return torch.zeros(shape, dtype=like.dtype, device=like.device)
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of one slot to another, in all layers."""
