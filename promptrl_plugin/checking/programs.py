@@ -14,8 +14,8 @@ from __future__ import annotations
 import ast
 import math
 import operator
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["AssertPlan", "LeafError", "plan_assert"]
@@ -73,38 +73,64 @@ def plan_assert(source: str) -> AssertPlan:
         return AssertPlan(source, None)
     if len(body) != 1 or not isinstance(body[0], ast.Assert):
         return AssertPlan(source, None)
-    leaves: list[str] = []
-    frame = _split(body[0].test, leaves)
-    return AssertPlan(source, tuple(leaves), frame)
+    test = body[0].test
+    splitter = _Splitter(_FUNCTIONS)
+    frame = splitter.split(test)
+    if not splitter.leaves:
+        # The program would not matter; so it is the program that defines such a name (Mbpp/126: `sum`).
+        called = {n.func.id for n in ast.walk(test) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+        splitter = _Splitter({k: v for k, v in _FUNCTIONS.items() if k not in called})
+        frame = splitter.split(test)
+    return AssertPlan(source, tuple(splitter.leaves), frame)
 
 
-def _split(node: ast.expr, leaves: list[str]) -> ast.expr:
-    """Copy of `node` in which every subexpression that the frame may not evaluate is a leaf's name."""
-    match node:
-        case ast.Constant():
-            return node
-        case ast.Name(id=name) if name in _TYPES:
-            return node
-        case ast.Attribute(value=ast.Name(id="math"), attr=name) if name in _MATH_CONSTANTS:
-            return node
-        case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
-            return ast.UnaryOp(op, _split(operand, leaves))
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-            return ast.BinOp(_split(left, leaves), op, _split(right, leaves))
-        case ast.BoolOp(op=op, values=values):
-            return ast.BoolOp(op, [_split(v, leaves) for v in values])
-        case ast.Compare(left=left, ops=ops, comparators=comparators):
-            return ast.Compare(_split(left, leaves), ops, [_split(c, leaves) for c in comparators])
-        case ast.List(elts=elts) | ast.Tuple(elts=elts) | ast.Set(elts=elts) if not _starred(elts):
-            return type(node)([_split(e, leaves) for e in elts])  # type: ignore[call-arg]
-        case ast.Dict(keys=keys, values=values) if None not in keys:
-            return ast.Dict([_split(k, leaves) for k in keys if k], [_split(v, leaves) for v in values])
-        case ast.Call(func=func, args=args, keywords=keywords) if _function(func) and not _starred(args):
-            if all(k.arg in _KEYWORDS for k in keywords):
-                named = [ast.keyword(k.arg, _split(k.value, leaves)) for k in keywords]
-                return ast.Call(func, [_split(a, leaves) for a in args], named)
-    leaves.append(ast.unparse(node))
-    return ast.Name(f"_leaf_{len(leaves) - 1}")
+@dataclass
+class _Splitter:
+    """Takes the leaves out of an expression.
+
+    Attributes:
+        functions: Names that mean Python's own functions.
+        leaves: Source of the leaves found so far.
+    """
+
+    functions: Mapping[str, Callable[..., Any]]
+    leaves: list[str] = field(default_factory=list)
+
+    def split(self, node: ast.expr) -> ast.expr:
+        """Copy of `node` in which every subexpression that the frame may not evaluate is a leaf's name."""
+        match node:
+            case ast.Constant():
+                return node
+            case ast.Name(id=name) if name in _TYPES:
+                return node
+            case ast.Attribute(value=ast.Name(id="math"), attr=name) if name in _MATH_CONSTANTS:
+                return node
+            case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
+                return ast.UnaryOp(op, self.split(operand))
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+                return ast.BinOp(self.split(left), op, self.split(right))
+            case ast.BoolOp(op=op, values=values):
+                return ast.BoolOp(op, self._all(values))
+            case ast.Compare(left=left, ops=ops, comparators=comparators):
+                return ast.Compare(self.split(left), ops, self._all(comparators))
+            case ast.List(elts=elts) | ast.Tuple(elts=elts) | ast.Set(elts=elts) if not _starred(elts):
+                return type(node)(self._all(elts))  # type: ignore[call-arg]
+            case ast.Dict(keys=keys, values=values) if None not in keys:
+                return ast.Dict(list(self._all([k for k in keys if k])), self._all(values))
+            case ast.Call(func=func, args=args, keywords=named) if self._is_frame_call(node):
+                keywords = [ast.keyword(k.arg, self.split(k.value)) for k in named]
+                return ast.Call(func, self._all(args), keywords)
+        self.leaves.append(ast.unparse(node))
+        return ast.Name(f"_leaf_{len(self.leaves) - 1}")
+
+    def _all(self, nodes: Sequence[ast.expr]) -> list[ast.expr]:
+        return [self.split(n) for n in nodes]
+
+    def _is_frame_call(self, node: ast.Call) -> bool:
+        if isinstance(node.func, ast.Name) and node.func.id not in self.functions:
+            return False
+        known = _function(node.func) is not None and not _starred(node.args)
+        return known and all(k.arg in _KEYWORDS for k in node.keywords)
 
 
 def _starred(nodes: Sequence[ast.expr]) -> bool:
