@@ -159,7 +159,9 @@ def _checksums(folder: Path, alias: str, wanted: dict[str, str]) -> dict[str, st
         BackboneError: One differs from the one in `wanted`, or a wanted file is not there; the folder is removed.
     """
     sums = {}
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in _WEIGHTS and ".cache" not in p.parts):
+    for path in sorted(
+        p for p in folder.rglob("*") if p.suffix in _WEIGHTS and ".cache" not in p.relative_to(folder).parts
+    ):
         with path.open("rb") as f:
             sums[path.relative_to(folder).as_posix()] = hashlib.file_digest(f, "sha256").hexdigest()
     for name, digest in wanted.items():
