@@ -89,17 +89,15 @@ def build_task_contexts(
     embed: Callable[[Sequence[str]], Floats],
     n_examples: int = 3,
 ) -> list[TaskContext]:
-    """Embed every task once and choose its examples (never the task itself, see `ExampleLibrary`)."""
+    """Embed every task once and choose its examples (never the task itself or a near-duplicate of it)."""
     if not tasks:
         return []
     embeddings = embed([task.prompt for task in tasks])
     projected = projection(embeddings)
-    return [
-        TaskContext(
-            task,
-            tuple(library.fixed(n_examples, exclude_hashes=frozenset({task.content_hash}))),
-            tuple(library.nearest(embeddings[i], n_examples, exclude_hashes=frozenset({task.content_hash}))),
-            projected[i],
-        )
-        for i, task in enumerate(tasks)
-    ]
+    contexts = []
+    for i, task in enumerate(tasks):
+        excluded = library.duplicates(task)
+        fixed = library.fixed(n_examples, exclude_hashes=excluded)
+        nearest = library.nearest(embeddings[i], n_examples, exclude_hashes=excluded)
+        contexts.append(TaskContext(task, fixed, nearest, projected[i]))
+    return contexts

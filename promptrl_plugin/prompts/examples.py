@@ -12,7 +12,7 @@ import numpy.typing as npt
 from promptrl_plugin.prompts.state import Example
 from promptrl_plugin.prompts.task_text import prose_of
 from promptrl_plugin.records import Task, content_hash
-from promptrl_plugin.suites.fingerprints import Fingerprint, fingerprint, same_content
+from promptrl_plugin.suites.fingerprints import Fingerprint, fingerprint, leaks
 from promptrl_plugin.suites.visible import visible_tests
 
 if TYPE_CHECKING:  # what is hidden is read by the trainer's call of `from_train_tasks` only
@@ -119,7 +119,7 @@ class ExampleLibrary:
         To be given to `fixed` and `nearest` as `exclude_hashes`.
         """
         own = fingerprint(task)
-        found = {h for h, other in zip(self._hashes, self._fingerprints, strict=True) if same_content(own, other)}
+        found = {h for h, other in zip(self._hashes, self._fingerprints, strict=True) if leaks([other], own)}
         return frozenset(found | {task.content_hash})
 
     def _allowed(self, i: int, ids: frozenset[str], hashes: frozenset[str]) -> bool:
