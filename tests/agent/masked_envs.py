@@ -60,10 +60,16 @@ class MaskedIdentityEnv:
         self.steps[done], self.total[done] = 0, 0.0
         self._draw()
         truncated = done & (rows % 2 == 1)
-        return self._observations(), rewards, done & ~truncated, truncated, {
-            "final_observation": final,
-            "episode": episode,
-        }
+        return (
+            self._observations(),
+            rewards,
+            done & ~truncated,
+            truncated,
+            {
+                "final_observation": final,
+                "episode": episode,
+            },
+        )
 
     def get_state(self) -> dict[str, Any]:
         return {
