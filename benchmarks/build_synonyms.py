@@ -57,7 +57,7 @@ _REJECTED_TEXT = """
     absent accompanied accomplish accost accounting accumulations aces act acting admitting adopted advance
     affect afforded agreeing aligns alone appeals aroused asked aspect ass assail assemblages assure attain
     attribute back bears beginning bill book born bottom break bridle budge burst call came cap carries carry
-    carrying cast check chore clear close comes commemorates commute compound comprised condition conflicts
+    carrying cast check chore clear close comes commemorates commemorate commute compound comprised condition conflicts
     consider constituent constituted constitutes contact contract contrary convention convince correspondence
     counsel course cover delivers denounces dented departed departure departures detail deviations disc disk
     dispatched dispatching disperses disputes distinguishes distort dots drift dusts dwell dwelling dwells early
@@ -226,16 +226,16 @@ def with_inflections(wordnet: WordNet, table: dict[str, dict[str, list[str]]]) -
     extended = {word: dict(by_pos) for word, by_pos in table.items()}
     for word, by_pos in table.items():
         for pos, synonyms in by_pos.items():
-            if pos not in "nv" or wordnet.lemma(word, pos) != word or (pos == "v" and len(by_pos) > 1):
+            if pos not in "nv" or wordnet.lemma(word, pos) != word or word.endswith("sis"):
                 continue
             past = None if pos == "n" else wordnet.inflect(word, pos, "walked", "walk")
             forms = [_with_s(word), past, _stem(word) + "ing" if pos == "v" else None]
             for form in forms:
-                if form is None or form in RESERVED or form in extended:
+                if form is None or form in RESERVED or form in table:
                     continue
                 inflected = [wordnet.inflect(s, pos, form, word) for s in synonyms]
                 if kept := [f for f in inflected if f and f not in RESERVED and f != form]:
-                    extended[form] = {pos: kept}
+                    extended.setdefault(form, {})[pos] = kept
     return dict(sorted(extended.items()))
 
 

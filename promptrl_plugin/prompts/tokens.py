@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -33,11 +34,13 @@ class Token:
 _QUOTED = re.compile(
     r'"[^"\n]*"|``[^`\n]+``|`[^`\'\n]+[`\']|“[^”\n]*”|(?<![A-Za-z0-9])\'[^\'\n]*\'(?![A-Za-z0-9])|‘[^’\n]*’(?![A-Za-z])'
 )
+_RESERVED = TERMS | NUMBER_WORDS
 _CHUNK = re.compile(r"\S+")
 _PLAIN = re.compile(r"[A-Za-z]+(?:[-'’][A-Za-z]+)*")
 _LEADING, _TRAILING = "([{<\"'“‘*", ".,;:!?)]}>\"'”’*…"
 
 
+@functools.lru_cache(maxsize=32768)  # masks and edits ask for the same few texts again and again
 def tokenize(prose: str, names: frozenset[str] = frozenset()) -> tuple[Token, ...]:
     """Cut prose so that joining the tokens' texts gives it back exactly.
 
@@ -88,11 +91,11 @@ def _balanced(chunk: str, chunk_start: int, core: str, start: int) -> tuple[int,
 
 
 def _is_protected(word: str, names: frozenset[str]) -> bool:
-    if word in names or word.lower() in TERMS | NUMBER_WORDS:
+    if word in names or word.lower() in _RESERVED:
         return True
     if len(word) == 1:
         return word.lower() != "a"
-    if len(re.split(r"[-'’]", word)[0]) == 1:  # n'th, i-th
+    if word[1] in "-'’":  # n'th, i-th
         return True
     return any(c.isupper() for c in word[1:])  # camelCase identifiers and acronyms
 

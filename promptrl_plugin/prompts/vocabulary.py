@@ -22,8 +22,8 @@ TERMS = _words(
     positive negative zero empty area volume perimeter surface radius diameter angle triangle square cube cubes squares
     rectangle circle sphere cylinder cone prism pyramid hexagon octagon tetrahedron ratio power root roots divisor
     divisors factor factors multiple multiples remainder modulo xor month months day days year years date time hour
-    minute second seconds returns returned returning print prints printed input inputs output outputs natural ones zeroes
-    zeros space spaces whitespace name names degree degrees right left lower upper absolute inverse prefix suffix
+    minute second seconds returns returned returning print prints printed input inputs output outputs natural ones
+    zeroes zeros space spaces whitespace name names degree degrees right left lower upper absolute inverse prefix suffix
     multiply multiplication multiplied divide divided division add added addition subtract subtraction map mapping
     point points module snake numeric other coordinates price profit loss products distinct unique duplicate duplicates
     repeated individual ordered opposite reverse reversed shift rotate rotations range ranges"""

@@ -7,9 +7,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from prompt_samples import real_tasks, sample_tasks  # noqa: E402
+from prompt_samples import real_tasks, sample_tasks
 
-from promptrl_plugin.records import Task  # noqa: E402
+from promptrl_plugin.records import Task
 
 
 @pytest.fixture(scope="session")

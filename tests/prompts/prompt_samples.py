@@ -6,6 +6,7 @@ import functools
 import gzip
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,11 @@ from promptrl_plugin.suites.visible import visible_tests
 
 SHARED = Path(os.environ.get("PROMPTRL_SHARED") or Path(__file__).parents[3] / "shared")
 
-MBPP_PROMPT = '"""\nWrite a function to find the shared elements from the given two lists.\nassert common((3, 4), (4, 5)) == (4,)\n"""\n'
+MBPP_PROMPT = '''"""
+Write a function to find the shared elements from the given two lists.
+assert common((3, 4), (4, 5)) == (4,)
+"""
+'''
 HUMANEVAL_PROMPT = '''from typing import List
 
 
@@ -66,7 +71,11 @@ def humaneval_task() -> Task:
 def sample_tasks() -> list[Task]:
     odd = [
         ('"""\nassert f(1) == 2\n"""\n', "f", "mbpp"),
-        ('"""\nWrite a function f(n) = max(f(n/2), n) for \'a b\' and 3.5 of them, i.e. n>k.\nassert f(1) == 2\n"""', "f", "mbpp"),
+        (
+            '"""\nWrite a function f(n) = max(f(n/2), n) for \'a b\' and 3.5 of them, i.e. n>k.\nassert f(1) == 2\n"""',
+            "f",
+            "mbpp",
+        ),
         ("Read two numbers and print their sum. Do not print anything else.", "", "mbpp"),
         ('def f(x):\n    """ >>> f(1)\n    2\n    """\n', "f", "humaneval"),
         ("def f(x):\n    '''Return x.\n\n    Examples: f(1) => 1\n    '''\n", "f", "humaneval"),
@@ -88,7 +97,9 @@ def real_tasks() -> tuple[Task, ...]:
             row = json.loads(line)
             first = row["test_list"][0]
             prompt = f'"""\n{row["text"]}\n{first}\n"""\n'
-            tasks.append(Task(f"Mbpp/{row['task_id']}", "mbpp0", "mbpp", prompt, "", AssertGroup((first,))))
+            called = re.findall(r"(\w+) ?\(", first)
+            name = next(n for n in called if n not in ("assert", "set", "sorted", "isclose", "tuple", "len"))
+            tasks.append(Task(f"Mbpp/{row['task_id']}", "mbpp0", "mbpp", prompt, name, AssertGroup((first,))))
     return tuple(tasks)
 
 
@@ -125,7 +136,9 @@ def view(task: Task, state: PromptState | None = None, **changes: Any) -> Episod
 def attempt(state: PromptState, program: str = "def f():\n    return 1", passed: bool = False) -> Attempt:
     status = Status.PASS if passed else Status.FAIL
     failure = None if passed else FailureKind.WRONG_VALUE
-    verdict = GroupVerdict(status, (passed,), 1, failure, "" if passed else "common((3, 4), (4, 5)) gave 1, wanted (4,)")
+    verdict = GroupVerdict(
+        status, (passed,), 1, failure, "" if passed else "common((3, 4), (4, 5)) gave 1, wanted (4,)"
+    )
     return Attempt(state, program, program, verdict, Decoding())
 
 

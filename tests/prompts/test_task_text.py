@@ -10,7 +10,8 @@ from promptrl_plugin.prompts.tokens import TokenKind, protected_tokens, tokenize
 
 LINES = st.lists(
     st.sampled_from(
-        ['"""', "'''", "    ", "", "Write a function. It works.", "assert f(1) == 2", ">>> f(1)", "2", "- one thing to do",
+        ['"""', "'''", "    ", "", "Write a function. It works.", "assert f(1) == 2", ">>> f(1)", "2",
+         "- one thing to do",
          "    def f(x):", "f(3) => 4", "For example:", "say `x` and 'y z' or 3.5", "\t", "import re"]
     )
 )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from difflib import SequenceMatcher
 import numpy as np
 
 from promptrl_plugin.prompts.operators.synonyms import synonyms_at
-from promptrl_plugin.prompts.tokens import Token, TokenKind, tokenize
+from promptrl_plugin.prompts.tokens import Token, TokenKind, protected_tokens, tokenize
 from promptrl_plugin.prompts.vocabulary import LOGIC
 
 __all__ = [
@@ -31,13 +30,13 @@ Names = frozenset[str]
 
 def replaceable(prose: str, names: Names) -> tuple[int, ...]:
     """Positions of the words that have a synonym."""
-    tokens = _tokens(prose, names)
+    tokens = tokenize(prose, names)
     return tuple(i for i, t in enumerate(tokens) if _movable(t) and synonyms_at(tokens, i))
 
 
 def substitute(prose: str, names: Names, rate: float, rng: np.random.Generator) -> str:
     """Replace each replaceable word with probability `rate`, at least one."""
-    tokens = list(_tokens(prose, names))
+    tokens = list(tokenize(prose, names))
     for at in _chosen(replaceable(prose, names), rate, rng):
         options = synonyms_at(tokens, at)
         if not options:  # an earlier replacement changed the context
@@ -50,27 +49,26 @@ def substitute(prose: str, names: Names, rate: float, rng: np.random.Generator) 
 
 def deletable(prose: str, names: Names, words: frozenset[str]) -> tuple[int, ...]:
     """Positions of the tokens that are among `words`."""
-    tokens = _tokens(prose, names)
+    tokens = tokenize(prose, names)
     return tuple(i for i, t in enumerate(tokens) if t.kind is TokenKind.WORD and t.text.lower() in words)
 
 
 def delete(prose: str, names: Names, words: frozenset[str], rate: float, rng: np.random.Generator) -> str:
     """Leave out each deletable word with probability `rate`, at least one."""
-    tokens = _tokens(prose, names)
+    tokens = tokenize(prose, names)
     gone = set(_chosen(deletable(prose, names, words), rate, rng))
     kept: list[Token] = []
-    for i, token in enumerate(tokens):
-        if i in gone:
-            continue
-        if i - 1 in gone and token.kind is TokenKind.GAP:
-            token = Token(_joined_gap(kept, token.text), TokenKind.GAP)
+    for token in (t for i, t in enumerate(tokens) if i not in gone):
+        if token.kind is TokenKind.GAP and (not kept or kept[-1].kind is TokenKind.GAP):
+            before = kept.pop().text if kept else ""
+            token = Token(_joined_gap(before, token.text), TokenKind.GAP)
         kept.append(token)
     return _text(kept)
 
 
 def swappable(prose: str, names: Names) -> tuple[tuple[int, int], ...]:
     """Pairs of neighbouring words with nothing but white space between them."""
-    tokens = _tokens(prose, names)
+    tokens = tokenize(prose, names)
     return tuple(
         (i, i + 2)
         for i in range(len(tokens) - 2)
@@ -81,15 +79,19 @@ def swappable(prose: str, names: Names) -> tuple[tuple[int, int], ...]:
 
 def swap(prose: str, names: Names, count: int, rng: np.random.Generator) -> str:
     """Exchange `count` pairs of neighbouring words that do not overlap (fewer where there are fewer)."""
-    tokens = list(_tokens(prose, names))
+    tokens = list(tokenize(prose, names))
     pairs = swappable(prose, names)
+    facts = protected_tokens(prose, names)
     touched: set[int] = set()
     for k in rng.permutation(len(pairs)):
         i, j = pairs[k]
         if {i, j} & touched or len(touched) >= 2 * count:
             continue
-        touched |= {i, j}
         tokens[i], tokens[j] = tokens[j], tokens[i]
+        if protected_tokens(_text(tokens), names) == facts:
+            touched |= {i, j}
+        else:  # in its new context an article would read as a variable, or the other way round
+            tokens[i], tokens[j] = tokens[j], tokens[i]
     return _text(tokens)
 
 
@@ -135,38 +137,27 @@ def cross(first: str, second: str, names: Names, rng: np.random.Generator) -> st
 
     Where the two have no such point (one of them is a rewrite) the child is `second`.
     """
-    a, b = _tokens(first, names), _tokens(second, names)
-    wanted = (_protected(a), _protected(b))
+    a, b = tokenize(first, names), tokenize(second, names)
+    wanted = [Counter(protected_tokens(parent, names)) for parent in (first, second)]
     blocks = SequenceMatcher(None, [t.text for t in a], [t.text for t in b], autojunk=False).get_matching_blocks()
+    cuts = [(block.a + k, block.b + k) for block in blocks for k in range(block.size)]
     children: dict[str, None] = {}
-    for block in blocks:
-        for k in range(block.size):
-            if a[block.a + k].kind is TokenKind.GAP:
-                continue
-            for child in (
-                a[: block.a + k] + b[block.b + k :],
-                b[: block.b + k] + a[block.a + k :],
-            ):
-                if _protected(child) in wanted:
-                    children.setdefault(_text(child))
+    for i, j in cuts:
+        if a[i].kind is not TokenKind.GAP:
+            children.setdefault(_text(a[:i] + b[j:]))
+            children.setdefault(_text(b[:j] + a[i:]))
     new = [c for c in children if c not in (first, second)]
-    return new[int(rng.integers(len(new)))] if new else second
+    for child in (new[int(k)] for k in rng.permutation(len(new))):
+        if Counter(protected_tokens(child, names)) in wanted:
+            return child
+    return second
 
 
 # --- helpers ---------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=16384)
-def _tokens(prose: str, names: Names) -> tuple[Token, ...]:
-    return tokenize(prose, names)
-
-
 def _text(tokens: Sequence[Token]) -> str:
     return "".join(t.text for t in tokens)
-
-
-def _protected(tokens: Sequence[Token]) -> Counter[str]:
-    return Counter(t.text for t in tokens if t.kind is TokenKind.PROTECTED)
 
 
 def _movable(token: Token) -> bool:
@@ -179,13 +170,11 @@ def _chosen(positions: Sequence[int], rate: float, rng: np.random.Generator) -> 
     return drawn or [positions[int(rng.integers(len(positions)))]]
 
 
-def _joined_gap(kept: Sequence[Token], gap: str) -> str:
-    """The gap after a deleted word, next to the gap before it: one line break or space of the two is enough."""
-    if gap[:1].isspace() and (not kept or kept[-1].text[-1:].isspace()):
-        if "\n" in gap and kept and "\n" not in kept[-1].text:
-            return gap
-        return gap.lstrip()
-    return gap
+def _joined_gap(before: str, after: str) -> str:
+    """The gap that is left of two when the word between them goes: one line break or space is enough."""
+    if not before or (before[-1].isspace() and after[:1].isspace()):
+        return before.rstrip() + after if "\n" in after else before + after.lstrip()
+    return before + after
 
 
 def _agree_article(tokens: list[Token], at: int) -> None:

@@ -16,11 +16,14 @@ from promptrl_plugin.prompts.operators import edits
 from promptrl_plugin.prompts.operators.base import DecodingOf, Edit, EpisodeView, Operator, edited
 from promptrl_plugin.prompts.state import PromptState
 from promptrl_plugin.prompts.task_text import protected_names
+from promptrl_plugin.prompts.tokens import protected_tokens
 from promptrl_plugin.prompts.vocabulary import FILLERS, FUNCTION_WORDS
 
 __all__ = ["Crossover", "Reword", "Shuffle", "operators"]
 
 Names = frozenset[str]
+
+_DRAWS = 8
 
 
 def operators() -> tuple[Operator, ...]:
@@ -63,8 +66,17 @@ class Reword:
 
     def edit(self, view: EpisodeView, rng: np.random.Generator, decoding_of: DecodingOf) -> Edit:
         names = _names(view)
-        prose = tuple(self.change(p, names, rng) if self.places(p, names) else p for p in view.state.prose)
+        prose = tuple(self._changed(p, names, rng) if self.places(p, names) else p for p in view.state.prose)
         return _immediately(edited(view, self.name, prose=prose))
+
+    def _changed(self, prose: str, names: Names, rng: np.random.Generator) -> str:
+        """The edit, drawn again where a new context would change what is protected (*a* as word or variable)."""
+        facts = protected_tokens(prose, names)
+        for _ in range(_DRAWS):
+            changed = self.change(prose, names, rng)
+            if protected_tokens(changed, names) == facts:
+                return changed
+        return prose
 
 
 @dataclass(frozen=True, slots=True)
