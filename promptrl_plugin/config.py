@@ -27,6 +27,7 @@ __all__ = [
     "TrainConfig",
     "WarmStartConfig",
     "cache_dir",
+    "from_dict",
     "load",
     "to_dict",
 ]

@@ -17,6 +17,7 @@ __all__ = [
     "CacheError",
     "ConfigError",
     "DataError",
+    "HarnessError",
     "JudgeError",
     "LeakageError",
     "PromptrlError",
@@ -73,6 +74,10 @@ class BundleError(UserError):
 
 class LeakageError(UserError):
     """A test task that was, or is a near-duplicate of, a task that the policy was trained on."""
+
+
+class HarnessError(UserError):
+    """A harness that was run as a command ended with an error of its own."""
 
 
 class CacheError(UserError):

@@ -157,7 +157,7 @@ def make_bundle(parts: TrainingParts, policy: ActorCritic, rows: Sequence[dict[s
         train_suite=parts.suite.name,
         train_suite_version=parts.suite.version,
         train_hashes=tuple(t.task.content_hash for t in trained),
-        train_fingerprints=tuple(fingerprint(t.task) for t in trained),
+        train_fingerprints=tuple(fingerprint(t.task, t.hidden.reference) for t in trained),
         example_ids=tuple(e.task_id for e in examples),
         example_hashes=setup.library.hashes,
         metrics={k: v for k, v in rows[-1].items() if isinstance(v, int | float)} if rows else {},

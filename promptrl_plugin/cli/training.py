@@ -56,8 +56,9 @@ def run_training(resolved: defaults.TrainConfig, folder: Path, *, resume: bool) 
     from promptrl_plugin.agent.train import train as train_agent
     from promptrl_plugin.storage.runs import RunFolder
 
-    config = defaults.to_dict(resolved)
-    run = RunFolder.open(folder, config) if resume else RunFolder.create(folder, config)
+    run = RunFolder.open(folder) if resume else RunFolder.create(folder, resolved)
+    if resume:
+        resolved = defaults.from_dict(defaults.TrainConfig, run.config())
     command = "promptrl " + shlex.join(sys.argv[1:])
     with TrainProgress() as progress:
         parts = build(resolved, progress, command=command)

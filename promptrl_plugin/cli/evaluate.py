@@ -1,0 +1,168 @@
+"""``promptrl solve``, ``judge`` and ``suites``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from promptrl_plugin.cli.console import GenerationProgress, console
+from promptrl_plugin.config import DEFAULT_BACKBONE, DEFAULT_BUDGET, DEFAULT_SUITE
+from promptrl_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from promptrl_plugin.checking.results import Scores
+
+__all__ = ["judge", "solve", "suites"]
+
+
+class _SolveProgress:
+    """Shows a run of `promptrl_plugin.harnesses.session` (its `Listener`)."""
+
+    def __init__(self) -> None:
+        self._bar: GenerationProgress | None = None
+
+    def begin(self, label: str, done: int, total: int, samples: Path) -> None:
+        if done:
+            console.print(f"{done} of {total} tasks have a sample already", highlight=False)
+        self._bar = GenerationProgress(label, total - done)
+        self._bar.__enter__()
+
+    def sample(self) -> None:
+        if self._bar is not None:
+            self._bar.sample()
+
+    def generation(self) -> None:
+        if self._bar is not None:
+            self._bar.generation()
+
+    def end(self) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+            self._bar = None
+
+
+def solve(
+    strategy: Annotated[str, typer.Option(help="direct, best-of-k, random-hybrid or promptrl.")] = "promptrl",
+    suite: Annotated[str, typer.Option(help="Suite to solve, see `promptrl suites`.")] = DEFAULT_SUITE,
+    model: Annotated[
+        str, typer.Option(help="Backbone: alias, hub id, folder, .gguf file or server model.")
+    ] = DEFAULT_BACKBONE,
+    backend: Annotated[str, typer.Option(help="hf, openai, vllm, ollama, anthropic, google or bedrock.")] = "hf",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or int8.")] = "auto",
+    base_url: Annotated[str | None, typer.Option(help="Of an OpenAI-compatible server.")] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="Policy bundle of strategy promptrl (default: the shipped one).")
+    ] = None,
+    budget: Annotated[int, typer.Option(help="LLM generations per task, every call counted.")] = DEFAULT_BUDGET,
+    feedback: Annotated[
+        str, typer.Option(help="Execution that the strategy may see: none, visible or oracle.")
+    ] = "visible",
+    split: Annotated[str | None, typer.Option(help="crossfit:K trains on K-1 folds and solves the other.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all sampling.")] = 0,
+    root: Annotated[Path, typer.Option(help="Folder of results.")] = Path("evalplus_results"),
+    out: Annotated[
+        Path | None, typer.Option(help="Samples file (default: named by the configuration, under --root).")
+    ] = None,
+) -> None:
+    """Solve a suite with a strategy and write EvalPlus samples; run it again to go on where it stopped."""
+    from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions, StrategyOptions
+    from promptrl_plugin.harnesses.session import run
+
+    given: dict[str, Any] = {"strategy": strategy, "policy": policy, "budget": budget, "feedback": feedback,
+                             "split": split, "seed": seed}  # fmt: skip
+    options = SolveOptions(
+        StrategyOptions.parse(given), BackboneOptions(model, backend, dtype, base_url), suite=suite, root=root, out=out
+    )
+    path = run(options, _SolveProgress())
+    console.print(f"samples: {path}", highlight=False, soft_wrap=True)
+
+
+def judge(
+    samples: Annotated[Path, typer.Option(help="Samples file: JSON Lines of task_id and solution.")],
+    suite: Annotated[str, typer.Option(help="Suite that they are of.")] = DEFAULT_SUITE,
+    out: Annotated[
+        Path | None, typer.Option(help="Where EvalPlus's result JSON goes (default: <samples>_eval_results.json).")
+    ] = None,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Stop at the first failing test: faster, no soft scores.")
+    ] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Accept samples that leave out tasks of the suite.")
+    ] = False,
+    workers: Annotated[int, typer.Option(help="Worker processes (0: one per core).")] = 0,
+    verdicts: Annotated[str, typer.Option(help="strict, or evalplus to reproduce EvalPlus's known errors.")] = "strict",
+) -> None:
+    """Judge samples in isolation and write EvalPlus's result format, strict and soft pass@1."""
+    from promptrl_plugin.checking.judge import IsolatedJudge
+    from promptrl_plugin.checking.results import evalplus_results, score, write_results
+    from promptrl_plugin.config import JudgeConfig
+    from promptrl_plugin.evaluation.judging import judge_samples, read_samples
+    from promptrl_plugin.suites.registry import load_suite
+
+    if workers < 0:
+        raise ConfigError(f"--workers must be 0 or more, not {workers}")
+    loaded = load_suite(suite)
+    submissions = read_samples(samples, loaded, partial=partial)
+    hidden = loaded.hidden()
+    with (
+        IsolatedJudge(JudgeConfig(workers=workers, verdicts=verdicts)) as judge_,
+        GenerationProgress("judge", len(submissions)) as bar,
+    ):
+        judged = judge_samples(submissions, hidden, judge_, fail_fast=fail_fast, on_progress=lambda _i: bar.sample())
+    target = out or samples.with_name(samples.name.removesuffix(".jsonl") + "_eval_results.json")
+    write_results(target, evalplus_results(judged, hidden, _data_hash(loaded)))
+    console.print(scores_table({suite: score(judged)}, soft=not fail_fast))
+    console.print(f"results: {target}", highlight=False, soft_wrap=True)
+
+
+def suites() -> None:
+    """List the suites, their size and whether their data is at hand."""
+    from promptrl_plugin.errors import DataError
+    from promptrl_plugin.suites.registry import load_suite, suite_names
+
+    table = Table("suite", "tasks", "version", "note")
+    for name in suite_names():
+        try:
+            suite = load_suite(name)
+        except DataError as error:
+            table.add_row(name, "–", "–", str(error))
+            continue
+        table.add_row(name, str(len(suite.tasks())), suite.version, _note(suite))
+    console.print(table)
+
+
+def scores_table(rows: dict[str, Scores], *, soft: bool = True) -> Table:
+    """Strict and soft pass@1 of several runs, in per cent."""
+    table = Table("", "tasks", "base", "base + plus", "soft base", "soft")
+    for name, s in rows.items():
+        softs = (f"{100 * s.soft_base:.1f}", f"{100 * s.soft:.1f}") if soft else ("–", "–")
+        table.add_row(name, str(s.tasks), f"{100 * s.base:.1f}", f"{100 * s.strict:.1f}", *softs)
+    return table
+
+
+def _note(suite: Any) -> str:
+    """What `mbpp-train` left out; nothing for other suites."""
+    report = getattr(suite, "report", None)
+    if report is None:
+        return ""
+    r = report()
+    return (
+        f"of {r.found} MBPP tasks: {r.excluded_by_id} evaluated, {len(r.near_duplicates)} near-duplicates of those, "
+        f"{len(r.broken)} broken"
+    )
+
+
+def _data_hash(suite: Any) -> str:
+    """EvalPlus's hash of its data file, so that the results can be told from those of other versions."""
+    if suite.name == "mbpp":
+        from evalplus.data import get_mbpp_plus_hash
+
+        return str(get_mbpp_plus_hash())
+    if suite.name == "humaneval":
+        from evalplus.data import get_human_eval_plus_hash
+
+        return str(get_human_eval_plus_hash())
+    return str(suite.version)
