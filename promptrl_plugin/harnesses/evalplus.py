@@ -42,6 +42,9 @@ _REFUSED: Mapping[str, tuple[Any, str]] = {
     "evalperf_type": (None, "strategies do not run on EvalPerf"),
     "jsonl_fmt": (True, "samples are written as .jsonl"),
     "attn_implementation": ("eager", "the backbone chooses its attention"),
+    "bs": (None, "the backbone fills its own batches"),
+    "tp": (1, "serve the model with vLLM and use --backend openai --base_url"),
+    "trust_remote_code": (False, "code from a model's repository is not run; serve it and use --backend openai"),
 }
 
 
@@ -112,10 +115,7 @@ def parse_flags(flags: Mapping[str, Any]) -> SolveOptions:
         backend=str(flags["backend"]),
         dtype=str(flags["dtype"]),
         base_url=flags.get("base_url"),
-        batch_size=flags.get("bs"),
-        trust_remote_code=bool(flags.get("trust_remote_code", False)),
         force_base_prompt=bool(flags.get("force_base_prompt", False)),
-        tp=int(flags.get("tp", 1)),
     )
     return SolveOptions(
         strategy=StrategyOptions.parse({k: flags.get(k) for k in STRATEGY_FLAGS}),

@@ -91,7 +91,6 @@ class BackboneOptions:
     """Which LLM, and how it runs; the words are EvalPlus's.
 
     Attributes:
-        batch_size: None leaves it to the backbone.
         force_base_prompt: Use the plain form of prompts although the model has a chat template.
     """
 
@@ -99,10 +98,7 @@ class BackboneOptions:
     backend: str = "hf"
     dtype: str = "auto"
     base_url: str | None = None
-    batch_size: int | None = None
-    trust_remote_code: bool = False
     force_base_prompt: bool = False
-    tp: int = 1
 
 
 @dataclass(frozen=True, slots=True)

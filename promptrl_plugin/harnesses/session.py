@@ -16,6 +16,7 @@ from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions, StrategyOptions
 from promptrl_plugin.harnesses.samples import SampleFiles, samples_path
 from promptrl_plugin.records import Feedback, Sample, Task
+from promptrl_plugin.storage.cache import Cache
 from promptrl_plugin.strategies.base import Strategy
 from promptrl_plugin.suites.base import Suite
 
@@ -45,7 +46,6 @@ def run(options: SolveOptions, listener: Listener) -> Path:
         UserError: Unknown names, missing data or model, no fitting policy, a leaking split, …
     """
     from promptrl_plugin.harnesses.crossfit import solve_crossfit
-    from promptrl_plugin.storage.cache import Cache
     from promptrl_plugin.suites.registry import load_suite
 
     suite = load_suite(options.suite)
@@ -109,17 +109,22 @@ def solve_owed(
         listener.end()
 
 
-def open_backbone(options: BackboneOptions, cache: Any) -> Backbone:
+def open_backbone(options: BackboneOptions, cache: Cache) -> Backbone:
     """The backbone that EvalPlus's words name, remembering its completions in `cache`.
 
     Raises:
         BackboneError: It cannot be found or loaded.
+        ConfigError: ``--force_base_prompt`` for a server, which decides itself what it puts around a prompt.
     """
+    from promptrl_plugin.backbones.caching import CachingBackbone
     from promptrl_plugin.backbones.registry import load_backbone
 
-    return load_backbone(
-        options.model, backend=options.backend, dtype=options.dtype, base_url=options.base_url, cache=cache
-    )
+    backbone = load_backbone(options.model, backend=options.backend, dtype=options.dtype, base_url=options.base_url)
+    if options.force_base_prompt:
+        if options.backend != "hf":
+            raise ConfigError(f"--force_base_prompt is for --backend hf, not {options.backend}; leave it out")
+        backbone.chat = False
+    return CachingBackbone(backbone, cache)
 
 
 def open_strategy(options: StrategyOptions, backbone: Backbone) -> tuple[Strategy, str]:

@@ -26,7 +26,7 @@ def test_start_up_file_installs_the_hook_and_loads_nothing_else() -> None:
 
 @pytest.mark.parametrize(("value", "on"), [("1", False), ("yes", False), ("0", True), ("", True)])
 def test_switch(value: str, on: bool) -> None:
-    code = "import sys; print(any(type(f).__name__ == 'Finder' and 'promptrl' in type(f).__module__ for f in sys.meta_path))"
+    code = "import sys; print(any('promptrl' in type(f).__module__ for f in sys.meta_path))"
     assert python(code, PROMPTRL_NO_HOOK=value).stdout.strip() == str(on)
 
 
@@ -76,7 +76,7 @@ def test_without_a_strategy_the_harness_runs_its_own_code_and_loads_nothing_of_o
     code = (
         "import sys; sys.argv = ['evalplus.codegen']\n"
         "import evalplus.codegen as c, inspect\n"
-        "print(list(inspect.signature(c.run_codegen).parameters) == list(inspect.signature(c.run_codegen.__wrapped__).parameters))\n"
+        "ours, own = map(inspect.signature, (c.run_codegen, c.run_codegen.__wrapped__)); print(ours == own)\n"
         "print([m for m in sys.modules if m.split('.')[0] == 'torch' or m.startswith('promptrl_plugin.strategies')])"
     )
     assert python(code).stdout.split("\n")[:2] == ["True", "[]"]

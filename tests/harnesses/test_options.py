@@ -57,6 +57,9 @@ def test_split() -> None:
         ({"version": "v0.1.0"}, "--version v0.1.0"),
         ({"jsonl_fmt": False}, "--jsonl_fmt False"),
         ({"evalperf_type": "instruct"}, "EvalPerf"),
+        ({"bs": 8}, "own batches"),
+        ({"tp": 2}, "--backend openai"),
+        ({"trust_remote_code": True}, "is not run"),
         ({"dataset": "evalperf"}, "mbpp or humaneval"),
         ({"id_range": [5]}, "two numbers"),
         ({"id_range": [5, 5]}, "increasing"),
@@ -71,15 +74,13 @@ def test_flags_of_evalplus_that_are_carried_over() -> None:
     options = parse_flags(
         {
             **FLAGS,
-            **{"root": "r", "resume": False, "id_range": [1, 9], "bs": 4, "greedy": True, "tp": 2},
-            **{"base_url": "http://x", "force_base_prompt": True, "trust_remote_code": True, "n_samples": 1},
+            **{"root": "r", "resume": False, "id_range": [1, 9], "greedy": True, "tp": 1},
+            **{"base_url": "http://x", "force_base_prompt": True, "n_samples": 1},
         }
     )
     assert (options.root, options.resume, options.id_range) == (Path("r"), False, (1, 9))
     backbone = options.backbone
-    assert (backbone.batch_size, backbone.base_url, backbone.tp) == (4, "http://x", 2)
-    assert backbone.force_base_prompt
-    assert backbone.trust_remote_code
+    assert (backbone.base_url, backbone.force_base_prompt) == ("http://x", True)
 
 
 @pytest.mark.parametrize(
