@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 from promptrl_plugin.backbones.base import OnProgress
 from promptrl_plugin.records import Completion, Decoding, GenerationRequest, Message, Prompt, content_hash
 
-__all__ = ["LMEvalBackbone"]
+__all__ = ["LMEvalBackbone", "model_name"]
 
+#: Folder that a ``.gguf`` file was converted to (`promptrl_plugin.backbones.gguf`).
+_CONVERTED = re.compile(r"(.+)-([0-9a-f]{12})")
 #: Base class of lm-eval's clients of servers: they send one fixed seed with every request.
 _SERVER_CLIENT = "TemplateAPI"
 
@@ -132,19 +135,29 @@ class LMEvalBackbone:
         return len(encode(text)) if callable(encode) else len(text.split())
 
 
+def model_name(lm: Any) -> str:
+    """What the user called the model of an LM: hub id, folder, or a server's name for it."""
+    inner = getattr(lm, "lm", lm)  # lm-eval's --use_cache wraps the LM
+    arguments = getattr(inner, "model_args", None)
+    candidates = (
+        getattr(inner, "pretrained", None),  # hf
+        arguments.get("model") if isinstance(arguments, dict) else None,  # vllm
+        getattr(inner, "model", None),  # clients of servers
+    )
+    return next((c for c in candidates if isinstance(c, str) and c), type(inner).__name__)
+
+
 def _fingerprint(name: str, lm: Any) -> str:
     """``<name>@<identity>/lm-eval``, with the same name and identity as promptrl's own backbones give a model."""
     path = Path(name).expanduser()
-    if getattr(lm, "_model", None) is None:  # a server, or another engine: the name is all there is
-        return f"{name}@{type(lm).__name__}/lm-eval"
+    short = path.name.lower()
+    if converted := _CONVERTED.fullmatch(short):
+        return f"{converted[1]}@{converted[2]}/lm-eval"
+    if not path.is_dir():  # a hub id, or what a server calls its model: the name is all there is
+        return f"{short}@{type(lm).__name__}/lm-eval"
     from promptrl_plugin.backbones.loading import locate
-    from promptrl_plugin.errors import BackboneError
 
-    try:
-        source = locate(path if path.exists() else name)
-    except BackboneError:
-        return f"{name}@unknown/lm-eval"
-    return f"{Path(source.name).name.lower()}@{source.identity}/lm-eval"
+    return f"{short}@{locate(path).identity}/lm-eval"
 
 
 def _plain(context: Any) -> str:

@@ -14,7 +14,7 @@ from lm_eval.api.task import ConfigurableTask
 from promptrl_plugin.config import EnvConfig, JudgeConfig
 from promptrl_plugin.env.feedback import judge_hidden
 from promptrl_plugin.errors import ConfigError
-from promptrl_plugin.harnesses.lm_backbone import LMEvalBackbone
+from promptrl_plugin.harnesses.lm_backbone import LMEvalBackbone, model_name
 from promptrl_plugin.harnesses.lm_eval import options_given
 from promptrl_plugin.harnesses.options import StrategyOptions
 from promptrl_plugin.harnesses.session import open_checker, open_strategy
@@ -82,9 +82,7 @@ class StrategyTask(ConfigurableTask):  # type: ignore[misc]  # untyped
         if self._strategy == "direct":
             given.pop("policy", None)
         self._options = StrategyOptions.parse(given)
-        inner = getattr(lm, "lm", lm)  # lm-eval's --use_cache wraps the LM
-        name = str(getattr(inner, "pretrained", None) or getattr(inner, "model", None) or type(inner).__name__)
-        self._backbone = LMEvalBackbone(lm, name, chat=chat, system_instruction=system_instruction)
+        self._backbone = LMEvalBackbone(lm, model_name(lm), chat=chat, system_instruction=system_instruction)
         self._solver, _ = open_strategy(self._options, self._backbone)
 
     @property

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import promptrl_plugin
 from promptrl_plugin.backbones.base import Backbone
+from promptrl_plugin.backbones.caching import CachingBackbone
+from promptrl_plugin.checking.base import Judge
 from promptrl_plugin.config import EnvConfig, JudgeConfig, to_dict
 from promptrl_plugin.env.feedback import Checker, NoFeedback, make_checker
 from promptrl_plugin.errors import ConfigError
@@ -97,7 +99,7 @@ def solve_owed(
                     owed,
                     strategy,
                     backbone,
-                    open_checker(chosen.feedback, suite, stack),
+                    open_checker(chosen.feedback, suite, stack, _cache_of(backbone)),
                     feedback=chosen.feedback,
                     budget=chosen.budget,
                     seed=chosen.seed,
@@ -116,7 +118,6 @@ def open_backbone(options: BackboneOptions, cache: Cache) -> Backbone:
         BackboneError: It cannot be found or loaded.
         ConfigError: ``--force_base_prompt`` for a server, which decides itself what it puts around a prompt.
     """
-    from promptrl_plugin.backbones.caching import CachingBackbone
     from promptrl_plugin.backbones.registry import load_backbone
 
     backbone = load_backbone(options.model, backend=options.backend, dtype=options.dtype, base_url=options.base_url)
@@ -136,18 +137,21 @@ def open_strategy(options: StrategyOptions, backbone: Backbone) -> tuple[Strateg
     """
     from promptrl_plugin.strategies.registry import make_strategy
 
-    strategy = make_strategy(options.strategy, policy=options.policy, backbone=backbone)
+    strategy = make_strategy(options.strategy, policy=options.policy, backbone=backbone, cache=_cache_of(backbone))
     return strategy, str(getattr(strategy, "policy_hash", ""))
 
 
-def open_checker(feedback: Feedback, suite: Suite, stack: ExitStack) -> Checker:
+def open_checker(feedback: Feedback, suite: Suite, stack: ExitStack, cache: Cache | None = None) -> Checker:
     """What `feedback` shows; the judge's workers end with `stack`. Hidden tests are read for oracle only."""
     if feedback is Feedback.NONE:
         return NoFeedback()
+    from promptrl_plugin.checking.caching import CachingJudge
     from promptrl_plugin.checking.judge import IsolatedJudge
 
-    judge = IsolatedJudge(JudgeConfig())
+    judge: Judge = IsolatedJudge(JudgeConfig())
     stack.callback(judge.close)
+    if cache is not None:
+        judge = CachingJudge(judge, cache)
     return make_checker(feedback, judge, suite.hidden() if feedback is Feedback.ORACLE else None)
 
 
@@ -176,6 +180,11 @@ def identity(options: SolveOptions, suite: Suite, backbone: Backbone, policy: st
         "env": to_dict(EnvConfig()),
         "promptrl": promptrl_plugin.__version__,
     }
+
+
+def _cache_of(backbone: Backbone) -> Cache | None:
+    """The cache behind a backbone, for verdicts and embeddings; a harness's own model has none."""
+    return backbone.cache if isinstance(backbone, CachingBackbone) else None
 
 
 class TerminalListener:
