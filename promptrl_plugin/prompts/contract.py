@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from promptrl_plugin.prompts.source import parsed
 from promptrl_plugin.records import Task
 
 __all__ = ["UNKNOWN", "VisibleCall", "contract_note", "edge_case_note", "visible_calls"]
@@ -38,10 +39,8 @@ def visible_calls(task: Task) -> list[VisibleCall]:
     """The visible tests that call the entry point plainly, read as calls."""
     calls: list[VisibleCall] = []
     for source in task.visible.asserts:
-        try:
-            statement = ast.parse(source).body[0]
-        except (SyntaxError, ValueError, IndexError):
-            continue
+        tree = parsed(source)
+        statement = tree.body[0] if tree and tree.body else None
         if isinstance(statement, ast.Assert) and (found := _from_test(statement.test, task.entry_point)):
             calls.append(found)
     return calls
@@ -137,11 +136,8 @@ def _value(node: ast.expr) -> Any:
 
 def _signature(task: Task) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     """Parameter names, their annotations and that of the result, where the prompt has a signature."""
-    try:
-        tree = ast.parse(task.prompt)
-    except (SyntaxError, ValueError):
-        return (), (), ""
-    for node in tree.body:
+    tree = parsed(task.prompt)
+    for node in tree.body if tree else ():
         if isinstance(node, ast.FunctionDef) and node.name == task.entry_point:
             annotations = tuple(ast.unparse(a.annotation) if a.annotation else "" for a in node.args.args)
             return tuple(a.arg for a in node.args.args), annotations, ast.unparse(node.returns) if node.returns else ""

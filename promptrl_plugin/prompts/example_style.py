@@ -11,6 +11,7 @@ import functools
 import re
 import textwrap
 
+from promptrl_plugin.prompts.source import parsed
 from promptrl_plugin.prompts.state import Example
 
 __all__ = ["in_style", "plain_form"]
@@ -40,11 +41,10 @@ def _as_humaneval(example: Example) -> Example | None:
     body = example.prompt.strip().strip("\"'").strip().splitlines()
     asserts = [line for line in body if line.startswith("assert")]
     prose = "\n".join(line for line in body if not line.startswith("assert"))
-    try:
-        tree = ast.parse(example.program)
-        names = {n.id for a in asserts for n in ast.walk(ast.parse(a)) if isinstance(n, ast.Name)}
-    except (SyntaxError, ValueError):
+    tree, tests = parsed(example.program), parsed("\n".join(asserts))
+    if tree is None or tests is None:
         return None
+    names = {n.id for n in ast.walk(tests) if isinstance(n, ast.Name)}
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name in names]
     if not functions or functions[-1] is not tree.body[-1]:  # what follows the function would be lost
         return None
@@ -59,20 +59,14 @@ def _as_humaneval(example: Example) -> Example | None:
     head = "\n".join(lines[: first.lineno - 1]).rstrip()
     prompt = f"{head}\n{docstring}\n"
     program = f"{prompt}{chr(10).join(lines[first.lineno - 1 :])}"
-    try:
-        ast.parse(program)
-    except (SyntaxError, ValueError):
-        return None
-    return Example(example.task_id, prompt, program)
+    return Example(example.task_id, prompt, program) if parsed(program) else None
 
 
 def _doctest(source: str) -> str:
     """``assert f(x) == y`` as ``>>> f(x)`` and ``y``; another assert as its test and ``True``."""
     test = re.sub(r"^assert\s*", "", source.strip())
-    try:
-        node = ast.parse(test, mode="eval").body
-    except (SyntaxError, ValueError):
-        return f">>> {test}\nTrue"
+    tree = parsed(test)
+    node = tree.body[0].value if tree and len(tree.body) == 1 and isinstance(tree.body[0], ast.Expr) else None
     if isinstance(node, ast.Compare) and len(node.ops) == 1 and isinstance(node.ops[0], ast.Eq):
         return f">>> {ast.unparse(node.left)}\n{ast.unparse(node.comparators[0])}"
     return f">>> {test}\nTrue"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from promptrl_plugin.prompts.source import parsed
 from promptrl_plugin.prompts.state import Example
 from promptrl_plugin.prompts.task_text import prose_of
 from promptrl_plugin.records import Task, content_hash
@@ -45,7 +46,7 @@ class ExampleLibrary:
         if len(examples) != len(embeddings):
             raise ValueError(f"{len(examples)} examples, but {len(embeddings)} embeddings")
         self.examples = tuple(examples)
-        self.embeddings = _unit(np.asarray(embeddings, dtype=np.float32).reshape(len(examples), -1))
+        self.embeddings = _unit(np.asarray(embeddings, dtype=np.float32))
         self._hashes = tuple(_task_hash(e.prompt) for e in self.examples)
         self._fingerprints = tuple(_fingerprint(e) for e in self.examples)
         self._ranking = self._fixed_ranking()
@@ -152,11 +153,8 @@ def _example(train_task: TrainTask) -> Example | None:
     program = train_task.hidden.reference.replace("\r\n", "\n").expandtabs(4).strip()
     if task.prompt.lstrip().startswith(('"""', "'''")):
         program = _without_docstring(program)
-    try:
-        tree = ast.parse(program)
-    except (SyntaxError, ValueError):
-        return None
-    if not any(isinstance(n, ast.FunctionDef) and n.name == task.entry_point for n in tree.body):
+    tree = parsed(program)
+    if tree is None or not any(isinstance(n, ast.FunctionDef) and n.name == task.entry_point for n in tree.body):
         return None
     if not prose_of(task.prompt):
         return None
@@ -165,11 +163,8 @@ def _example(train_task: TrainTask) -> Example | None:
 
 def _without_docstring(program: str) -> str:
     """The program less the string that it begins with (EvalPlus: reference = prompt + solution)."""
-    try:
-        body = ast.parse(program).body
-    except (SyntaxError, ValueError):
-        return program
-    first = body[0] if body else None
+    tree = parsed(program)
+    first = tree.body[0] if tree and tree.body else None
     if not isinstance(first, ast.Expr) or not isinstance(first.value, ast.Constant):
         return program
     return "\n".join(program.split("\n")[first.end_lineno :]).strip()
@@ -178,7 +173,8 @@ def _without_docstring(program: str) -> str:
 def _fingerprint(example: Example) -> Fingerprint:
     """Fingerprint of the task that an example solves."""
     humaneval = not example.prompt.lstrip().startswith(('"""', "'''"))
-    functions = [n for n in ast.walk(ast.parse(example.program)) if isinstance(n, ast.FunctionDef)]
+    tree = parsed(example.program)
+    functions = [n for n in (tree.body if tree else ()) if isinstance(n, ast.FunctionDef)]
     entry_point = functions[-1].name if functions else ""
     dialect = "humaneval" if humaneval else "mbpp"
     visible = visible_tests(example.prompt, entry_point, dialect)

@@ -18,6 +18,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from promptrl_plugin.prompts.source import parsed
+
 __all__ = [
     "Segment",
     "fill",
@@ -208,9 +210,8 @@ def protected_names(prompt: str, entry_point: str) -> frozenset[str]:
     """Entry point, its arguments and the names that the code of `prompt` defines or imports."""
     names = {entry_point}
     code = join(s for s in split(prompt) if not s.prose)
-    try:
-        tree = ast.parse(prompt)
-    except (SyntaxError, ValueError):
+    tree = parsed(prompt)
+    if tree is None:
         names.update(re.findall(r"[A-Za-z_]\w*(?=\s*\()", code))
         return frozenset(names)
     for node in ast.walk(tree):
