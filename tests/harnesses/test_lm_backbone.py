@@ -11,8 +11,6 @@ from promptrl_plugin.records import Decoding, GenerationRequest, Message, Prompt
 
 MESSAGES = (Message("user", "Add."),)
 PROMPT = Prompt(MESSAGES, "Sure:\n```python\n", "def add(a, b):\n", ("\n```\n", "</s>"), ("\nassert",))
-    (Message("user", "Add."),), "Sure:\n```python\n", "def add(a, b):\n", ("\n```\n", "</s>"), ("\nassert",)
-)
 HOT = Decoding(0.8, 0.95, 64)
 
 
