@@ -25,6 +25,9 @@ from promptrl_plugin.records import Decoding
 
 __all__ = ["Engine", "Job", "OnFinish", "PackedEngine"]
 
+_PROBE_TOLERANCE = 0.1
+"""Relative error that rounding (bfloat16, int8) stays below, and another attention does not."""
+
 Tokens = npt.NDArray[np.int64]
 
 
@@ -92,6 +95,45 @@ class PackedEngine:
         self._clock = 0
         kv_cache.register()
         model.set_attn_implementation(kv_cache.ATTENTION)
+
+    @classmethod
+    def serves(cls, model: Any) -> bool:
+        """Whether packed passes give this model's own logits: tried on two short sequences.
+
+        Architectures with another attention (ALiBi, sinks, linear layers) are told from the rest by what they
+        compute, not by a list of names. The model comes back as it was.
+        """
+        generator = np.random.default_rng(0)
+        prompts = [generator.integers(3, model.config.get_text_config().vocab_size, n) for n in (9, 14)]
+        prompts.append(np.concatenate([prompts[0][:5], prompts[1][:3]]))
+        before = model.config._attn_implementation
+        try:
+            with torch.inference_mode():
+                wanted = [
+                    model(input_ids=torch.from_numpy(p).to(model.device)[None]).logits[0, -2:].float() for p in prompts
+                ]
+                got = cls._probe(model, prompts)
+                return all(
+                    bool((g - w).norm() <= _PROBE_TOLERANCE * w.norm()) for g, w in zip(got, wanted, strict=True)
+                )
+        except Exception:  # whatever such a model raises, it means no
+            return False
+        finally:
+            model.set_attn_implementation(before)
+
+    @classmethod
+    def _probe(cls, model: Any, prompts: Sequence[Tokens]) -> list[torch.Tensor]:
+        """Logits of the last two positions of each prompt: one pass of prompts, one of single tokens."""
+        engine = cls(model, len(prompts), 1 << 30, 1 << 40)
+        engine._reserve(max(map(len, prompts)))
+        decoding = Decoding(max_new_tokens=1)
+        jobs = [Job(p[:-1], decoding, StopRule(None, frozenset(), ()), np.empty(0)) for p in prompts]
+        segments, copies = engine._admit(deque(jobs))
+        first = engine._forward(0, segments, copies)
+        for row, prompt in zip(engine._rows, prompts, strict=True):
+            row.length, row.tokens = len(prompt) - 1, [int(prompt[-1])]
+        second = engine._forward(len(prompts), (), ())
+        return list(torch.stack([first, second], dim=1).float())
 
     def run(self, jobs: Sequence[Job], on_finish: OnFinish) -> None:
         """Run all jobs; neighbours in token order come next to each other, so that they share most."""

@@ -20,6 +20,9 @@ _WEIGHT_LEVELS = 64
 """AVX2 adds pairs of (unsigned activation × signed weight) in 16 bits: 2·255·64 is the most that fits. The
 activations keep all of their 8 bits, as they have the outliers."""
 
+_TINY = 1e-20
+"""Scale of an all-zero row; not 0, which would give NaN."""
+
 
 def supported() -> bool:
     """Whether this build of torch has the kernels."""
@@ -41,7 +44,7 @@ class Int8Linear(torch.nn.Module):
         super().__init__()
         weight = weight.detach().float()
         self.out_features, self.in_features = weight.shape
-        scales = (weight.abs().amax(dim=1) / _WEIGHT_LEVELS).clamp_min(torch.finfo(torch.float32).tiny * 1e8)
+        scales = (weight.abs().amax(dim=1) / _WEIGHT_LEVELS).clamp_min(_TINY)
         zeros = torch.zeros(len(scales), dtype=torch.int64)
         quantized = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
         self._packed = _prepack(quantized)
@@ -50,7 +53,8 @@ class Int8Linear(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``[…, in]`` to ``[…, out]``."""
         rows = x.reshape(-1, self.in_features)
-        scale = rows.abs().amax(dim=1, keepdim=True).clamp_min_(1e-20)
+        # the largest absolute value; four times faster than a norm, and half the memory traffic of abs()
+        scale = torch.maximum(rows.amax(dim=1, keepdim=True), rows.amin(dim=1, keepdim=True).neg_()).clamp_min_(_TINY)
         out: torch.Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
             rows / scale, 1.0 / _ACTIVATION_LEVELS, _ACTIVATION_LEVELS + 1, self._packed
         )

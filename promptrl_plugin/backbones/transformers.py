@@ -16,6 +16,7 @@ import numpy as np
 from promptrl_plugin.backbones import chat, loading, sampling
 from promptrl_plugin.backbones.base import OnProgress
 from promptrl_plugin.backbones.engine import Engine, Job, PackedEngine
+from promptrl_plugin.backbones.seq2seq import StaticEngine
 from promptrl_plugin.backbones.stopping import Ending, StopRule, end_token_ids, special_ids
 from promptrl_plugin.errors import BackboneError
 from promptrl_plugin.records import Completion, Decoding, GenerationRequest, Prompt
@@ -66,8 +67,11 @@ class TransformersBackbone:
         self._end_ids = end_token_ids(self._tokenizer, self._model.generation_config, config)
         self._special = special_ids(self._tokenizer)
         gpu = device != "cpu"
-        self._engine: Engine | None = PackedEngine(
-            self._model, rows or (128 if gpu else 48), pass_tokens or (8192 if gpu else 512), cache_bytes
+        rows, pass_tokens = rows or (128 if gpu else 48), pass_tokens or (8192 if gpu else 512)
+        self._engine: Engine | None = (
+            PackedEngine(self._model, rows, pass_tokens, cache_bytes)
+            if not config.is_encoder_decoder and PackedEngine.serves(self._model)
+            else StaticEngine(self._model, rows, self._tokenizer.pad_token_id or 0)
         )
 
     def generate(
