@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from promptrl_plugin.prompts.vocabulary import NO_NOUN, NUMBER_WORDS, TERMS
 
-__all__ = ["Token", "TokenKind", "protected_tokens", "tokenize"]
+__all__ = ["RESERVED", "Token", "TokenKind", "protected_tokens", "tokenize"]
 
 
 class TokenKind(enum.Enum):
@@ -34,7 +34,8 @@ class Token:
 _QUOTED = re.compile(
     r'"[^"\n]*"|``[^`\n]+``|`[^`\'\n]+[`\']|“[^”\n]*”|(?<![A-Za-z0-9])\'[^\'\n]*\'(?![A-Za-z0-9])|‘[^’\n]*’(?![A-Za-z])'
 )
-_RESERVED = TERMS | NUMBER_WORDS
+#: Words of the vocabulary that are protected: operators leave them alone, the rewriter may reword them.
+RESERVED = TERMS | NUMBER_WORDS
 _CHUNK = re.compile(r"\S+")
 _PLAIN = re.compile(r"[A-Za-z]+(?:[-'’][A-Za-z]+)*")
 _LEADING, _TRAILING = "([{<\"'“‘*", ".,;:!?)]}>\"'”’*…"
@@ -91,7 +92,7 @@ def _balanced(chunk: str, chunk_start: int, core: str, start: int) -> tuple[int,
 
 
 def _is_protected(word: str, names: frozenset[str]) -> bool:
-    if word in names or word.lower() in _RESERVED:
+    if word in names or word.lower() in RESERVED:
         return True
     if len(word) == 1:
         return word.lower() != "a"

@@ -182,6 +182,9 @@ def test_a_rewrite_that_was_cut_off_or_loses_a_number_is_refused() -> None:
     simplify = find_operator("simplify")
     assert apply(simplify, view(task), rewriter=lambda r: good)[0].prose == (f"Write a function that{good}",)
     assert apply(simplify, view(task), rewriter=lambda r: cut)[0].prose == PromptState.initial(task).prose
+    lists = make_task('"""\nMake N lists.\nassert f(1)\n"""\n', "f", "mbpp")
+    assert apply(simplify, view(lists), rewriter=lambda r: " makes some lists.")[0].prose == ("Make N lists.",)
+    assert apply(simplify, view(lists), rewriter=lambda r: " gives N lists.")[0].prose != ("Make N lists.",)
     state, _ = apply(simplify, view(task), rewriter=lambda r: good, finish_reason="length")
     assert state.prose == PromptState.initial(task).prose
 

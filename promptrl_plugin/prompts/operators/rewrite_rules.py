@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from promptrl_plugin.prompts.state import PromptState
 from promptrl_plugin.prompts.task_text import protected_names, split
 from promptrl_plugin.prompts.template import EOS, text
-from promptrl_plugin.prompts.tokens import protected_tokens
+from promptrl_plugin.prompts.tokens import RESERVED, protected_tokens
 from promptrl_plugin.records import Message, Prompt, Task
 
 __all__ = ["Rewriting", "clarifying", "cleaned", "main_segment", "objection", "request", "simplifying"]
@@ -174,7 +174,7 @@ def _shown_task(prompt: str) -> str:
 def _facts(task: Task, prose: str) -> Counter[str]:
     """Numbers, quoted text and identifiers in prose; the vocabulary of the trade may be reworded."""
     names = protected_names(task.prompt, task.entry_point)
-    facts = [t for t in protected_tokens(prose, names) if not t.isalpha() or t in names]
+    facts = [t for t in protected_tokens(prose, names) if t in names or t.lower() not in RESERVED]
     return Counter({f.strip("`'\"‘’“”.,()"): 1 for f in facts if f not in (task.entry_point, "a")})
 
 
