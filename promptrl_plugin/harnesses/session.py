@@ -14,7 +14,7 @@ from promptrl_plugin.backbones.caching import CachingBackbone
 from promptrl_plugin.checking.base import Judge
 from promptrl_plugin.config import EnvConfig, JudgeConfig, to_dict
 from promptrl_plugin.env.feedback import Checker, NoFeedback, make_checker
-from promptrl_plugin.errors import ConfigError
+from promptrl_plugin.errors import ConfigError, UnknownNameError
 from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions, StrategyOptions
 from promptrl_plugin.harnesses.samples import SampleFiles, samples_path
 from promptrl_plugin.records import Feedback, Sample, Task
@@ -50,6 +50,7 @@ def run(options: SolveOptions, listener: Listener) -> Path:
     from promptrl_plugin.harnesses.crossfit import solve_crossfit
     from promptrl_plugin.suites.registry import load_suite
 
+    check_strategy(options.strategy.strategy)
     suite = load_suite(options.suite)
     with ExitStack() as stack:
         cache = stack.enter_context(Cache())
@@ -126,6 +127,18 @@ def open_backbone(options: BackboneOptions, cache: Cache) -> Backbone:
             raise ConfigError(f"--force_base_prompt is for --backend hf, not {options.backend}; leave it out")
         backbone.chat = False
     return CachingBackbone(backbone, cache)
+
+
+def check_strategy(name: str) -> None:
+    """Report an unknown name before a model is loaded.
+
+    Raises:
+        UnknownNameError: There is no such strategy.
+    """
+    from promptrl_plugin.strategies.registry import strategy_names
+
+    if name not in strategy_names():
+        raise UnknownNameError("strategy", name, strategy_names())
 
 
 def open_strategy(options: StrategyOptions, backbone: Backbone) -> tuple[Strategy, str]:

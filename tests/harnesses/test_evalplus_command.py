@@ -117,8 +117,6 @@ def test_goes_on_after_a_kill(machine: Machine) -> None:
         (("--strategy", "best-of-n"), "did you mean 'best-of-k'"),
         (("--strategy", "direct", "--backend", "scriptd"), "did you mean 'scripted'"),
         (("--strategy", "promptrl", "--backend", "scripted", "--model", "m"), "promptrl train --model m"),
-        (("--strategy", "promptrl", "--policy", "nowhere", "--backend", "scripted"), "nowhere"),
-        (("--strategy", "direct", "--n_samples", "5"), "--n_samples 5"),
         (("--strategy", "direct", "--id_range", "[0,5]"), "evalplus.codegen"),
         (("--strategy", "direct", "--samples", "x.jsonl"), "--samples"),
         (("--strategy", "direct", "--sede", "1"), "did you mean --seed"),
@@ -134,7 +132,7 @@ def test_one_line_and_exit_code_2(machine: Machine, args: tuple[str, ...], part:
 
 def test_help_explains_the_flags(machine: Machine) -> None:
     machine.env["PAGER"] = "cat"
-    text = machine.run(script("evalplus.evaluate"), "--help").stdout
+    text = machine.run(script("evalplus.evaluate"), "--help").stderr
     for flag in ("--strategy", "--policy", "--budget", "--feedback", "--split", "--seed", "--base_only", "--root"):
         assert flag in text
     assert "prompting strategy: direct, best-of-k" in text
