@@ -64,12 +64,14 @@ class Embedder:
     def _encode(self, texts: list[str]) -> npt.NDArray[np.float32]:
         if self._model is None:
             self._model = _load(self.name, self._location)
-        if not texts:
-            return np.empty((0, int(self._model.get_sentence_embedding_dimension())), dtype="<f4")
         vectors = self._model.encode(
-            texts, batch_size=32, convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False
+            texts or [""],  # no text at all: for the number of columns
+            batch_size=32,
+            convert_to_numpy=True,
+            normalize_embeddings=True,
+            show_progress_bar=False,
         )
-        return np.asarray(vectors, dtype="<f4")
+        return np.asarray(vectors, dtype="<f4")[: len(texts)]
 
 
 def _locate(name: str) -> str | Path:

@@ -87,8 +87,9 @@ class OpenAIBackbone:
     ) -> list[Completion]:
         """Complete every request, `ServerConfig.concurrency` at a time; see `Backbone.generate`.
 
-        Sampling is as reproducible as the server's ``seed``. When one request fails for good, those in flight
-        are still reported, the rest is dropped.
+        Replies are as reproducible as the server's ``seed`` and numerics (a batch of another size, or a prompt
+        that llama-server finds in its own cache, can tip even a greedy one); `CachingBackbone` pins the first.
+        When one request fails for good, those in flight are still reported, the rest is dropped.
 
         Raises:
             BackboneError: The server refused a request, or failed after all retries.

@@ -25,9 +25,6 @@ class FakeModel:
         rows = np.array([[len(t), sum(map(ord, t)) % 97 + 1, 1.0] for t in texts])
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
-    def get_sentence_embedding_dimension(self) -> int:
-        return 3
-
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
