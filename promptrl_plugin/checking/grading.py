@@ -54,6 +54,7 @@ class GroupGrader:
         fail_fast: Stop at the first failing test (EvalPlus's ``fast_check``).
 
     Attributes:
+        ready: The child was isolated and began with the program.
         finished: Nothing more is needed from the child.
     """
 
@@ -62,6 +63,7 @@ class GroupGrader:
         self._fail_fast = fail_fast
         self._buffer = bytearray()
         self._claims: list[Claim] = []
+        self.ready = False
         self._imported = False
         self._broken: Outcome | None = None
         self._garbage = False
@@ -78,6 +80,8 @@ class GroupGrader:
         self._buffer += data
         try:
             for kind, payload in self._frames():
+                if kind == Frame.IMPORTED:
+                    elapsed = 0.0  # module level has no limit of its own, and may be in the same bytes
                 if not self.finished:
                     self._take(kind, payload, elapsed)
         except CodecError:
@@ -95,7 +99,11 @@ class GroupGrader:
         del buffer[:at]
 
     def _take(self, kind: bytes, payload: bytes, elapsed: float) -> None:
-        if kind == Frame.BROKEN and not self._imported:
+        if not self.ready:
+            if kind != Frame.READY:
+                raise CodecError("the child did not start")
+            self.ready = True
+        elif kind == Frame.BROKEN and not self._imported:
             self._broken = _broken(payload)
             self.finished = True
         elif kind == Frame.IMPORTED and not self._imported:

@@ -45,6 +45,8 @@ class IsolatedJudge:
 
     Args:
         config: Workers, limits and the kind of verdicts.
+        without_layers: Isolation layers to do without (see `isolation.enter_namespaces`); for tests of the
+            others.
 
     Attributes:
         version: Changes when verdicts may: rules, EvalPlus, numpy and Python versions, limits.
@@ -53,8 +55,9 @@ class IsolatedJudge:
         ConfigError: `config.verdicts` is unknown, or a limit is not positive.
     """
 
-    def __init__(self, config: JudgeConfig | None = None) -> None:
+    def __init__(self, config: JudgeConfig | None = None, *, without_layers: tuple[str, ...] = ()) -> None:
         self.config = config or JudgeConfig()
+        self._without = without_layers
         if self.config.verdicts not in _VERDICTS:
             raise ConfigError(f"verdicts must be one of {', '.join(_VERDICTS)}, not {self.config.verdicts!r}")
         if self.config.min_time_limit <= 0 or self.config.gt_time_limit_factor <= 0:
@@ -70,9 +73,9 @@ class IsolatedJudge:
         """Judge every request; see `Judge.check`. Safe to call from several threads (they take turns)."""
         with self._lock:
             for _ in range(len(self._workers), min(self._size(), len(requests))):
-                self._workers.append(_Worker(self.config))
+                self._workers.append(self._new_worker())
             try:
-                return _Round(self._workers, requests, self._key, self.config, on_progress).run()
+                return _Round(self._workers, requests, self._key, self._new_worker, on_progress).run()
             except BaseException:  # interrupted: what the workers would still send belongs to no one
                 self._stop()
                 raise
@@ -81,14 +84,14 @@ class IsolatedJudge:
         """Start all workers now, so that the first `check` need not wait for them."""
         with self._lock:
             for _ in range(len(self._workers), self._size()):
-                self._workers.append(_Worker(self.config))
+                self._workers.append(self._new_worker())
             for worker in self._workers:
                 worker.wait_ready()
 
-    def layers(self) -> list[str]:
-        """Names of the isolation layers in force, as the first worker reports them."""
+    def layers(self) -> list[tuple[str, bool, str]]:
+        """Isolation layers as the first worker reports them: name, whether it is in force, why not."""
         self.warm_up()
-        return self._workers[0].layers
+        return [(name, active, why_not) for name, active, why_not in self._workers[0].layers]
 
     def close(self) -> None:
         """End the worker processes; calling it twice is harmless, and `check` starts new ones."""
@@ -105,13 +108,16 @@ class IsolatedJudge:
         for worker in getattr(self, "_workers", ()):
             worker.stop()
 
+    def _new_worker(self) -> _Worker:
+        return _Worker(self.config, self._without)
+
     def _stop(self) -> None:
         for worker in self._workers:
             worker.stop()
         self._workers.clear()
 
     def _size(self) -> int:
-        return self.config.workers or len(os.sched_getaffinity(0))
+        return self.config.workers or _cores()
 
     def _key(self, group: TestGroup) -> str:
         """`group.key`, which hashes all inputs, computed once an object."""
@@ -119,6 +125,11 @@ class IsolatedJudge:
         if known is None or known[0] is not group:
             known = self._keys[id(group)] = (group, group.key)
         return known[1]
+
+
+def _cores() -> int:
+    # What this process may use, where the system knows that.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _version(config: JudgeConfig) -> str:
@@ -140,7 +151,7 @@ def _version(config: JudgeConfig) -> str:
 class _Worker:
     """One worker process and the requests that are at it."""
 
-    def __init__(self, config: JudgeConfig) -> None:
+    def __init__(self, config: JudgeConfig, without_layers: tuple[str, ...]) -> None:
         self.scratch = tempfile.mkdtemp(prefix="promptrl-judge-")
         ours, theirs = socket.socketpair()
         code = "import sys; sys.path[:] = {!r}; from promptrl_plugin.checking.worker import main; main({})"
@@ -161,9 +172,9 @@ class _Worker:
         self.sent: set[str] = set()
         self.waiting: deque[int] = deque()
         self.since = time.monotonic()
-        self.layers: list[str] = []
+        self.layers: list[tuple[str, bool, str]] = []
         self.ready = False
-        self.connection.send_bytes(pickle.dumps(_settings(config, self.scratch)))
+        self.connection.send_bytes(pickle.dumps(_settings(config, self.scratch, without_layers)))
 
     def wait_ready(self) -> None:
         """Wait until it has started."""
@@ -218,7 +229,7 @@ def _environment(scratch: str) -> dict[str, str]:
     }
 
 
-def _settings(config: JudgeConfig, scratch: str) -> Any:
+def _settings(config: JudgeConfig, scratch: str, without_layers: tuple[str, ...]) -> Any:
     from promptrl_plugin.checking.worker import WorkerSettings
 
     return WorkerSettings(
@@ -228,8 +239,8 @@ def _settings(config: JudgeConfig, scratch: str) -> Any:
         min_time_limit=config.min_time_limit,
         gt_time_limit_factor=config.gt_time_limit_factor,
         verdicts=config.verdicts,
-        readable=(),
         hidden=(str(_config.cache_dir()),),
+        without=without_layers,
     )
 
 
@@ -250,11 +261,11 @@ class _Round:
         workers: list[_Worker],
         requests: Sequence[JudgeRequest],
         key: Callable[[TestGroup], str],
-        config: JudgeConfig,
+        new_worker: Callable[[], _Worker],
         on_progress: Callable[[int], None] | None,
     ) -> None:
         self._workers = workers
-        self._config = config
+        self._new_worker = new_worker
         self._on_progress = on_progress
         self._pending = [_Pending(r, [key(g) for g in r.groups]) for r in requests]
         self._queue = deque(range(len(requests)))
@@ -326,7 +337,7 @@ class _Round:
                 self._finish(number, tuple(_error(g, f"{why} twice") for g in pending.request.groups))
             else:
                 self._queue.appendleft(number)
-        self._workers[at] = _Worker(self._config)
+        self._workers[at] = self._new_worker()
 
     def _finish(self, number: int, verdicts: tuple[GroupVerdict | None, ...]) -> None:
         self._answers[number] = verdicts

@@ -35,6 +35,7 @@ _monotonic, _write, _setitimer, _signal = time.monotonic, posix.write, signal.se
 class Frame:
     """Kinds of frames, in the order in which a child may send them."""
 
+    READY = b"R"  #: the child is isolated and about to run the program; without it, the judge has failed
     IMPORTED = b"I"  #: the program's module level has run, the entry point is there
     BROKEN = b"X"  #: it has not; payload: encoded (exception, message, whether the program is empty)
     VALUE = b"V"  #: a call returned; payload: its encoded value
@@ -165,6 +166,8 @@ def run_job(job: Job, calls: Any, fd: int) -> None:
     """Run the program and its calls, writing frames to `fd`. Never raises."""
     report = _Reporter(fd, job.value_limit, job.output_limit)
     with contextlib.suppress(BaseException):
+        report.send(Frame.READY)
+        report.flush()
         namespace = _load(job, report)
         if namespace is not None:
             report.send(Frame.IMPORTED)

@@ -33,7 +33,7 @@ from promptrl_plugin.records import AssertGroup, GroupVerdict, Status
 __all__ = ["WorkerSettings", "main"]
 
 _EVALPLUS_MAX_SECONDS = 60  # of a whole group (EVALPLUS_TIMEOUT_PER_TASK's default)
-_MARGIN = 1 << 20  # output that is always allowed
+_MARGIN, _SET_MARGIN = 1 << 16, 1 << 22  # bytes of output always allowed; under the set oracle, with repetitions
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ class WorkerSettings:
     min_time_limit: float
     gt_time_limit_factor: float
     verdicts: str
-    readable: tuple[str, ...]
     hidden: tuple[str, ...]
+    without: tuple[str, ...] = ()
 
 
 class _ZygoteDied(Exception):
@@ -59,23 +59,21 @@ class _Runner:
 
     def __init__(self, settings: WorkerSettings, judge_fd: int) -> None:
         ours, theirs = socket.socketpair()
-        self.layers = isolation.Layers()
-        pid = os.fork()
-        if pid == 0:
+        if os.fork() == 0:
             try:
                 ours.close()
                 os.close(judge_fd)
-                serve(theirs.fileno(), _zygote_settings(settings), self.layers)
+                _start_zygote(theirs.fileno(), settings)
             finally:
                 os._exit(0)
         theirs.close()
-        self.pid = pid
         self._socket = ours
         self._fd = ours.fileno()
         self._poller = select.poll()
         self._poller.register(self._fd, select.POLLIN)
         self._poller.register(judge_fd, 0)  # hang-up only: the judge is gone
         self._judge_fd = judge_fd
+        self.layers: list[list[object]] = json.loads(self._receive()[2])
 
     def run(self, job: Job, grader: GroupGrader) -> GroupVerdict:
         """Run one job to its verdict.
@@ -89,6 +87,8 @@ class _Runner:
         while True:
             kind, elapsed, data = self._receive()
             if kind == Message.END:
+                if not grader.ready:  # the child could not be isolated or forked: no verdict on the program
+                    raise _ZygoteDied
                 return grader.verdict(killed=data != Message.EXIT)
             if not grader.finished:
                 grader.feed(elapsed, data)
@@ -128,8 +128,22 @@ def _leave() -> None:
     os._exit(0)
 
 
-def _zygote_settings(settings: WorkerSettings) -> ZygoteSettings:
-    return ZygoteSettings(settings.scratch, settings.memory_bytes, settings.readable, settings.hidden)
+def _start_zygote(fd: int, settings: WorkerSettings) -> None:
+    """Fork the zygote into its namespaces and wait for its end: only a child is in a new PID namespace."""
+    layers = isolation.Layers()
+    isolation.enter_namespaces(layers, settings.without)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            serve(fd, _zygote_settings(settings), layers)
+        finally:
+            os._exit(0)
+    os.close(fd)
+    os.waitpid(pid, 0)
+
+
+def _zygote_settings(s: WorkerSettings) -> ZygoteSettings:
+    return ZygoteSettings(s.scratch, s.memory_bytes, s.hidden, s.without)
 
 
 class _Worker:
@@ -138,11 +152,12 @@ class _Worker:
     def __init__(self, settings: WorkerSettings, judge_fd: int) -> None:
         self._settings = settings
         self._runner = _Runner(settings, judge_fd)
+        isolation.forbid_inspection()
         self._expected = ExpectedStore(Path(settings.expected_folder) if settings.expected_folder else None)
         self._groups: dict[str, CallSpec | AssertGroup] = {}
 
     def serve(self, connection: Connection) -> None:
-        connection.send_bytes(json.dumps(["ready", self._runner.layers.names()]).encode())
+        connection.send_bytes(json.dumps(["ready", self._runner.layers]).encode())
         while True:
             try:
                 message = pickle.loads(connection.recv_bytes())
@@ -181,8 +196,9 @@ class _Worker:
         s = self._settings
         limits = [max(s.min_time_limit, s.gt_time_limit_factor * t) for t in expected.seconds]
         tests = CallTests(spec, expected, limits)
-        value_limit = _round_up(_MARGIN + 4 * max(expected.sizes, default=0))
-        output_limit = _round_up(_MARGIN + 4 * sum(expected.sizes))
+        margin = _SET_MARGIN if tests.iterate else _MARGIN
+        value_limit = _round_up(margin + 4 * max(expected.sizes, default=0))
+        output_limit = value_limit + 8 * sum(expected.sizes) + _MARGIN * len(limits)
         job = Job(
             program=program,
             entry_point=spec.entry_point,
@@ -190,7 +206,7 @@ class _Worker:
             limits=limits,
             total_limit=_total_limit(limits, fail_fast),
             value_limit=value_limit,
-            output_limit=max(value_limit, output_limit),
+            output_limit=_round_up(output_limit),
             iterate=tests.iterate,
             fail_fast=fail_fast,
         )
@@ -206,8 +222,8 @@ class _Worker:
             calls=pickle.dumps(units),
             limits=limits,
             total_limit=_total_limit(limits, fail_fast),
-            value_limit=4 * _MARGIN,
-            output_limit=16 * _MARGIN,
+            value_limit=_SET_MARGIN,
+            output_limit=4 * _SET_MARGIN,
             setup=group.setup,
             fail_fast=fail_fast,
         )

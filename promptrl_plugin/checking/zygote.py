@@ -10,6 +10,7 @@ Messages to it: u32 length and a pickled `Job` (length 0: stop the current job).
 from __future__ import annotations
 
 import gc
+import json
 import pickle
 import posix
 import resource
@@ -30,8 +31,6 @@ __all__ = ["LENGTH", "MESSAGE", "Message", "ZygoteSettings", "serve"]
 LENGTH = Struct("<I")
 MESSAGE = Struct("<cdI")  #: kind, seconds since the previous message (or the fork), length of the data
 _CHUNK = 1 << 18
-_GRACE_SECONDS = 2.0  # beyond a call's own limit before the child is killed
-_BYTES_PER_SECOND = 20e6  # of encoding, at least
 _FRAME_BYTES = 9000  # that a frame without a value may take
 _OUT_FD = 3
 
@@ -43,6 +42,7 @@ _unlink, _rmdir, _monotonic = posix.unlink, posix.rmdir, time.monotonic
 class Message:
     """Kinds of messages to the comparer."""
 
+    LAYERS = b"l"  #: the first one: `isolation.Layers.to_json`
     CHUNK = b"c"  #: bytes of frames
     END = b"e"  #: the child is gone; data: `EXIT`, `CLOCK` (killed for its time) or `OUTPUT` (for its size)
 
@@ -58,19 +58,23 @@ class ZygoteSettings:
     Attributes:
         scratch: Empty folder of its own, the only one its children may write to.
         memory_bytes: Address space of a child.
-        readable: Files and folders that children may read.
         hidden: Folders that children must not see, where mounts can hide them.
+        without: Layers to do without, for tests of the others.
     """
 
     scratch: str
     memory_bytes: int
-    readable: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
 
 def serve(fd: int, settings: ZygoteSettings, layers: isolation.Layers) -> None:
     """Run jobs from the socket `fd` until it is closed."""
     _preload()
+    _detach(fd)
+    isolation.enter_zygote(layers, settings.scratch, settings.hidden, settings.without)
+    _chdir(settings.scratch)
+    _send(fd, Message.LAYERS, 0.0, json.dumps(layers.to_json()).encode())
     from evalplus.eval.utils import reliability_guard
 
     reliability_guard()  # EvalPlus's own list of what programs find taken away; inherited by every child
@@ -83,7 +87,16 @@ def serve(fd: int, settings: ZygoteSettings, layers: isolation.Layers) -> None:
         if data:
             job: Job = pickle.loads(data)
             _run(fd, job, settings, layers)
-            _clean(settings.scratch, layers)
+            _clean(settings.scratch)
+
+
+def _detach(fd: int) -> None:
+    """Keep no file open but the socket and the null device."""
+    null = posix.open("/dev/null", posix.O_RDWR)
+    for standard in (0, 1, 2):
+        posix.dup2(null, standard)
+    posix.closerange(3, fd)
+    posix.closerange(fd + 1, 1 << 16)
 
 
 def _preload() -> None:
@@ -111,6 +124,7 @@ def _run(fd: int, job: Job, settings: ZygoteSettings, layers: isolation.Layers) 
 
 
 def _become_child(writable: int, job: Job, settings: ZygoteSettings, layers: isolation.Layers) -> None:
+    layers.enter_child()
     posix.dup2(writable, _OUT_FD)
     posix.closerange(_OUT_FD + 1, 1 << 16)
     posix.setsid()
@@ -131,42 +145,33 @@ def _become_child(writable: int, job: Job, settings: ZygoteSettings, layers: iso
         if hard != resource.RLIM_INFINITY:
             limit = min(limit, hard)
         resource.setrlimit(which, (limit, limit))
-    layers.enter_child()
 
 
 def _relay(fd: int, readable: int, job: Job) -> bytes:
     """Pass on what the child writes until it ends or has to be killed; returns why."""
     start = last = _monotonic()
-    idle_limit = max(job.limits, default=0.0) + _GRACE_SECONDS + job.value_limit / _BYTES_PER_SECOND
     left = job.output_limit + _FRAME_BYTES * (len(job.limits) + 4)
     poller = select.poll()
     poller.register(readable, select.POLLIN)
     poller.register(fd, select.POLLIN)
-    imported = False
-    while True:
-        deadline = start + job.total_limit
-        if imported:  # module level has no limit but the total one
-            deadline = min(deadline, last + idle_limit)
-        wait = deadline - _monotonic()
-        if wait <= 0:
-            return Message.CLOCK
+    while (wait := start + job.total_limit - _monotonic()) > 0:
         ready = dict(poller.poll(wait * 1000 + 1))
         if fd in ready:
-            data = _receive(fd)
-            if data is None:  # the worker is gone
+            if _receive(fd) is None:  # the worker is gone
                 posix._exit(0)
             return Message.EXIT
         if readable not in ready:
             continue
         data = posix.read(readable, _CHUNK)
         now = _monotonic()
-        if not data:
-            return Message.EXIT
         left -= len(data)
         if left < 0:
             return Message.OUTPUT
+        if not data:
+            return Message.EXIT
         _send(fd, Message.CHUNK, now - last, data)
-        last, imported = now, True
+        last = now
+    return Message.CLOCK
 
 
 def _end(pid: int, layers: isolation.Layers) -> None:
@@ -187,9 +192,27 @@ def _end(pid: int, layers: isolation.Layers) -> None:
                 posix.waitpid(-1, 0)
             except ChildProcessError:
                 return
+    while layers.orphans_possible and (orphans := _children()):
+        for orphan in orphans:  # they became ours, see `isolation.enter_zygote`
+            try:
+                _kill(orphan, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            posix.waitpid(orphan, 0)
 
 
-def _clean(scratch: str, layers: isolation.Layers) -> None:
+def _children() -> list[int]:
+    try:
+        fd = posix.open(f"/proc/self/task/{posix.getpid()}/children", posix.O_RDONLY)
+    except OSError:
+        return []
+    try:
+        return [int(pid) for pid in posix.read(fd, 1 << 16).split()]
+    finally:
+        posix.close(fd)
+
+
+def _clean(scratch: str) -> None:
     for name in posix.listdir(scratch):
         _remove(f"{scratch}/{name}")
 
