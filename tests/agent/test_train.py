@@ -1,0 +1,177 @@
+"""A whole training run on the starter suite with a scripted backbone: bundle, resume, leakage, strategies."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from promptrl_plugin.agent import parts as parts_module
+from promptrl_plugin.agent import setup as episode_setup
+from promptrl_plugin.agent.bundle import PolicyBundle
+from promptrl_plugin.agent.setup import EpisodeSetup
+from promptrl_plugin.agent.train import train
+from promptrl_plugin.backbones.caching import CachingBackbone
+from promptrl_plugin.backbones.scripted import ScriptedBackbone
+from promptrl_plugin.checking.judge import IsolatedJudge
+from promptrl_plugin.config import EnvConfig, JudgeConfig, PPOConfig, TrainConfig
+from promptrl_plugin.env.feedback import VisibleFeedback
+from promptrl_plugin.errors import BundleError, LeakageError
+from promptrl_plugin.records import Feedback, GenerationRequest
+from promptrl_plugin.storage.cache import Cache
+from promptrl_plugin.storage.runs import RunFolder
+from promptrl_plugin.strategies.registry import make_strategy
+from promptrl_plugin.strategies.runner import solve_tasks
+from promptrl_plugin.suites.registry import load_suite
+
+CONFIG = TrainConfig(
+    suite="starter-train",
+    backbone="scripted",
+    limit=12,
+    validate_every=1,
+    variants=1,
+    env=EnvConfig(budget=3, embedding_dim=4),
+    ppo=PPOConfig(total_steps=96, n_envs=8, n_steps=4, batch_size=16, n_epochs=2),
+    judge=JudgeConfig(workers=1),
+)
+
+
+class Silent:
+    """A listener that hears nothing but generations."""
+
+    def __init__(self) -> None:
+        self.generations = 0
+
+    def stage(self, name: str, total: int | None = None) -> None: ...
+    def advance(self, steps: int) -> None: ...
+    def metrics(self, values: dict[str, float]) -> None: ...
+
+    def generation(self) -> None:
+        self.generations += 1
+
+
+def references() -> dict[str, str]:
+    suite = load_suite("starter")
+    hidden = suite.hidden()
+    return {t.entry_point: hidden[t.id].reference for t in suite.tasks()}
+
+
+REFERENCES = references()
+
+
+def rule(request: GenerationRequest) -> str:
+    """The right program once examples are shown, else one that returns None."""
+    name = next(n for n in re.findall(r"(\w+)\(", request.prompt.plain)[::-1] if n in REFERENCES)
+    if len(request.prompt.messages) > 1:
+        return REFERENCES[name]
+    return f"def {name}(*args):\n    return None\n"
+
+
+def embed(texts: Sequence[str]) -> np.ndarray:
+    digests = [hashlib.sha256(t.encode()).digest()[:16] for t in texts]
+    return np.array([[b / 255 for b in d] for d in digests], dtype=np.float32).reshape(len(texts), 16)
+
+
+@pytest.fixture(autouse=True)
+def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ScriptedBackbone:
+    backbone = ScriptedBackbone(rule, name="scripted")
+    monkeypatch.setenv("PROMPTRL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(parts_module, "load_backbone", lambda name, cache=None, **_: CachingBackbone(backbone, cache))
+    for module in (parts_module, episode_setup):
+        monkeypatch.setattr(module, "load_embedder", lambda name, cache: embed)
+    return backbone
+
+
+def run_training(folder: Path, config: TrainConfig = CONFIG, *, resume: bool = False) -> Path:
+    run = RunFolder.open(folder) if resume else RunFolder.create(folder, config)
+    parts = parts_module.build(config, Silent())
+    try:
+        return train(parts, run, Silent(), resume=resume).bundle
+    finally:
+        parts.close()
+
+
+def test_training_writes_everything_and_the_policy_solves_held_out_tasks(tmp_path: Path, scripted: ScriptedBackbone):
+    bundle_path = run_training(tmp_path / "run")
+    for name in ("config.json", "environment.json", "metrics.jsonl", "learning_curve.png", "checkpoint.safetensors"):
+        assert (tmp_path / "run" / name).stat().st_size > 0, name
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    rows = RunFolder.open(tmp_path / "run").metrics()
+    assert [row["steps"] for row in rows] == [32, 64, 96]
+    assert all("validation/solved" in row for row in rows)
+
+    bundle = PolicyBundle.load(bundle_path)
+    assert len(bundle.train_hashes) == 12
+    strategy = make_strategy("promptrl", backbone=scripted, policy=bundle_path)
+    tasks = load_suite("starter-test").tasks()[:6]
+    with IsolatedJudge(JudgeConfig(workers=1)) as judge:
+        samples = solve_tasks(
+            tasks, strategy, scripted, VisibleFeedback(judge), feedback=Feedback.VISIBLE, budget=3, seed=0
+        )
+    assert [s.task_id for s in samples] == [t.id for t in tasks]
+    assert all(1 <= s.generations <= 3 for s in samples)
+    assert all(f"def {t.entry_point}" in s.solution for s, t in zip(samples, tasks, strict=True))
+
+
+def test_a_resumed_run_ends_with_the_parameters_of_an_uninterrupted_one(tmp_path: Path):
+    whole = PolicyBundle.load(run_training(tmp_path / "whole"))
+
+    class KilledError(Exception):
+        pass
+
+    class Killer(Silent):
+        def metrics(self, values: dict[str, float]) -> None:
+            if values["steps"] >= 64:
+                raise KilledError
+
+    run = RunFolder.create(tmp_path / "killed", CONFIG)
+    parts = parts_module.build(CONFIG, Silent())
+    with pytest.raises(KilledError):
+        train(parts, run, Killer())
+    parts.close()
+    resumed = PolicyBundle.load(run_training(tmp_path / "killed", resume=True))
+    assert whole.weights.keys() == resumed.weights.keys()
+    for name, tensor in whole.weights.items():
+        np.testing.assert_array_equal(tensor, resumed.weights[name], err_msg=name)
+    assert whole.content_hash == resumed.content_hash
+
+
+def test_a_second_run_with_the_same_seed_generates_nothing_anew(tmp_path: Path, scripted: ScriptedBackbone):
+    run_training(tmp_path / "one")
+    made = len(scripted.requests)
+    assert made > 0
+    run_training(tmp_path / "two")
+    assert len(scripted.requests) == made
+
+
+def test_a_bundle_refuses_its_train_tasks_and_other_models(tmp_path: Path, scripted: ScriptedBackbone):
+    path = run_training(tmp_path / "run", replace(CONFIG, ppo=replace(CONFIG.ppo, total_steps=32)))
+    strategy = make_strategy("promptrl", backbone=scripted, policy=path)
+    trained = load_suite("starter-train").tasks()[:1]
+    with pytest.raises(LeakageError, match=trained[0].id):
+        solve_tasks(trained, strategy, scripted, lambda p: [None] * len(p), feedback=Feedback.NONE, budget=2)
+    other = ScriptedBackbone(rule, name="another")
+    with pytest.raises(BundleError, match="promptrl train --model another"):
+        make_strategy("promptrl", backbone=other, policy=path)
+    with pytest.raises(BundleError, match="promptrl train --model another"):
+        make_strategy("promptrl", backbone=other)
+
+
+def test_random_hybrid_needs_no_policy_and_keeps_to_its_seed(scripted: ScriptedBackbone):
+    def solve(seed: int) -> list[tuple[str, ...]]:
+        setup = EpisodeSetup.untrained(Cache(), CONFIG)
+        from promptrl_plugin.strategies.episodes import RandomHybrid
+
+        tasks = load_suite("starter-test").tasks()[:5]
+        samples = solve_tasks(
+            tasks, RandomHybrid(setup), scripted, lambda p: [None] * len(p), feedback=Feedback.NONE, budget=4, seed=seed
+        )
+        return [(s.solution, s.prompt.operators) for s in samples]
+
+    assert solve(0) == solve(0)
+    assert solve(0) != solve(1)
