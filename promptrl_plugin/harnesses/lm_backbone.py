@@ -28,14 +28,15 @@ class LMEvalBackbone:
 
     Args:
         lm: An ``lm_eval.api.model.LM``.
-        name: Its model, as the user named it.
+        name: Its model, as the user named it (`model_name`).
         chat: Use the chat form of prompts (lm-eval's ``--apply_chat_template``).
         system_instruction: First turn of every chat (``--system_instruction``).
     """
 
     def __init__(self, lm: Any, name: str, *, chat: bool, system_instruction: str | None = None) -> None:
         self._lm = lm
-        self.name = name
+        converted = _CONVERTED.fullmatch(Path(name).name)
+        self.name = converted[1] if converted else name
         self.chat = chat
         self.fingerprint = _fingerprint(name, lm)
         self._system = system_instruction

@@ -13,7 +13,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from promptrl_plugin.config import EnvConfig, JudgeConfig
 from promptrl_plugin.env.feedback import judge_hidden
-from promptrl_plugin.errors import ConfigError
+from promptrl_plugin.errors import BundleError, ConfigError
 from promptrl_plugin.harnesses.lm_backbone import LMEvalBackbone, model_name
 from promptrl_plugin.harnesses.lm_eval import options_given
 from promptrl_plugin.harnesses.options import StrategyOptions
@@ -83,7 +83,10 @@ class StrategyTask(ConfigurableTask):  # type: ignore[misc]  # untyped
             given.pop("policy", None)
         self._options = StrategyOptions.parse(given)
         self._backbone = LMEvalBackbone(lm, model_name(lm), chat=chat, system_instruction=system_instruction)
-        self._solver, _ = open_strategy(self._options, self._backbone)
+        try:
+            self._solver, _ = open_strategy(self._options, self._backbone)
+        except BundleError as e:
+            raise BundleError(f'{e} (here: --metadata \'{{"policy": "FOLDER"}}\', or PROMPTRL_POLICY)') from None
 
     @property
     def backbone(self) -> LMEvalBackbone:

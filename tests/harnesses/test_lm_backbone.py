@@ -115,6 +115,11 @@ def test_fingerprint_names_the_model_as_promptrl_does(name: str, fingerprint: st
     assert LMEvalBackbone(lm, name, chat=True).fingerprint.startswith(fingerprint)
 
 
+def test_a_converted_file_goes_by_the_name_of_its_model() -> None:
+    lm = doubles.rule_lm(lambda _c, _k: "")
+    assert LMEvalBackbone(lm, "/cache/smollm2-135m-instruct-0123456789ab", chat=True).name == "smollm2-135m-instruct"
+
+
 def test_fingerprint_of_a_folder_follows_its_content(tmp_path: Path) -> None:
     lm = doubles.rule_lm(lambda _c, _k: "")
     prints = set()

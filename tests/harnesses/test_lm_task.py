@@ -9,7 +9,8 @@ import harness_doubles as doubles
 import pytest
 
 import promptrl_plugin._bootstrap
-from promptrl_plugin.errors import ConfigError
+from promptrl_plugin.errors import BundleError, ConfigError
+from promptrl_plugin.harnesses.lm_eval import tasks_folder
 from promptrl_plugin.records import GroupVerdict, Status
 
 
@@ -26,11 +27,13 @@ def three_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lm_task._suite.cache_clear()
 
 
-def evaluate(lm: Any, task: str = "mbpp_plus_direct", **kwargs: Any) -> dict[str, Any]:
+def evaluate(lm: Any, task: str = "mbpp_plus_direct", include: Path | None = None, **kwargs: Any) -> dict[str, Any]:
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_defaults=False)  # to index the harness's own thousands takes half a minute
+    manager = TaskManager(
+        include_defaults=False, include_path=include
+    )  # to index the harness's own thousands takes half a minute
     results: dict[str, Any] = simple_evaluate(model=lm, tasks=[task], bootstrap_iters=0, task_manager=manager, **kwargs)
     return results
 
@@ -75,6 +78,25 @@ def test_without_a_chat_template_the_plain_prompt_is_completed() -> None:
 
 
 @pytest.mark.usefixtures("three_tasks")
+def test_a_strategy_of_several_steps_goes_on_with_the_harness_model(tmp_path: Path) -> None:
+    """Greedy answers are wrong, draws are right: what passes the visible test is submitted."""
+    right, wrong = doubles.answers(doubles.program), doubles.answers(doubles.wrong)
+    lm = doubles.rule_lm(lambda c, k: (right if k["do_sample"] else wrong)(c, k))
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "best.yaml").write_text(
+        f"include: {tasks_folder() / 'mbpp_plus_direct.yaml'}\ntask: best\n"
+        "metadata: {promptrl_suite: mbpp, promptrl_strategy: best-of-k, budget: 3}\n"
+    )
+    results = evaluate(lm, "best", tmp_path / "own", apply_chat_template=True, log_samples=True)
+    table = figures(results, "best")
+    assert table["pass_at_1_plus"] == 1.0
+    assert 1.0 <= table["generations"] <= 3.0
+    assert len(lm.calls) >= 2
+    sample = results["samples"]["best"][0]
+    assert sample["arguments"][0][1]["generations"] == sample["generations"]  # the log tells what was spent
+
+
+@pytest.mark.usefixtures("three_tasks")
 def test_system_instruction_opens_the_chat() -> None:
     lm = doubles.rule_lm(doubles.answers(doubles.program))
     evaluate(lm, limit=1, apply_chat_template=True, system_instruction="Be terse.")
@@ -93,6 +115,8 @@ def test_an_option_that_cannot_work_ends_before_any_generation(monkeypatch: pyte
     lm = doubles.rule_lm(doubles.answers(doubles.program))
     with pytest.raises(ConfigError, match="--budget 1 or more"):
         evaluate(lm, metadata={"budget": 0})
+    with pytest.raises(BundleError, match=r"promptrl train --model rule-lm.*--metadata"):
+        evaluate(lm, "mbpp_plus_promptrl")
     monkeypatch.setenv("PROMPTRL_FEEDBACK", "everything")
     with pytest.raises(ConfigError, match="everything"):
         evaluate(lm)
