@@ -10,8 +10,9 @@ import pickle
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from promptrl_plugin.checking.codec import CodecError, decode
+from promptrl_plugin.checking.codec import CodecError
 from promptrl_plugin.checking.compare import CallComparison, bounded, set_oracle
+from promptrl_plugin.checking.decoding import decode
 from promptrl_plugin.checking.describe import call_text, clip, value_text
 from promptrl_plugin.checking.expected import CallSpec, Expected, Output, passes_again
 from promptrl_plugin.checking.programs import AssertPlan, LeafError

@@ -114,7 +114,7 @@ class _Splitter:
             case ast.Compare(left=left, ops=ops, comparators=comparators):
                 return ast.Compare(self.split(left), ops, self._all(comparators))
             case ast.List(elts=elts) | ast.Tuple(elts=elts) | ast.Set(elts=elts) if not _starred(elts):
-                return type(node)(self._all(elts))  # type: ignore[call-arg]
+                return type(node)(self._all(elts))
             case ast.Dict(keys=keys, values=values) if None not in keys:
                 return ast.Dict(list(self._all([k for k in keys if k])), self._all(values))
             case ast.Call(func=func, args=args, keywords=named) if self._is_frame_call(node):
@@ -251,7 +251,7 @@ _TYPES: dict[str, Any] = {
 }
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     **_TYPES,
-    **{f.__name__: f for f in (abs, all, any, isinstance, len, max, min, range, round, sorted, sum, type)},  # type: ignore[attr-defined]
+    **{f.__name__: f for f in (abs, all, any, isinstance, len, max, min, range, round, sorted, sum, type)},
 }
 _MATH: dict[str, Callable[..., Any]] = {
     n: getattr(math, n) for n in ("isclose", "fabs", "sqrt", "floor", "ceil", "isnan", "isinf", "radians", "degrees")

@@ -8,11 +8,11 @@ Frames on the pipe are ``kind (1 byte), length (u32), payload``; see `Frame`.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import builtins
 import contextlib
 import io
 import posix
-import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -29,7 +29,10 @@ globals()["__builtins__"] = dict(vars(builtins))
 HEADER = Struct("<cI")
 FLUSH_SECONDS = 0.01  #: the child reports at least that often, between calls
 _FLUSH_BYTES = 1 << 15
-_monotonic, _write, _setitimer, _signal = time.monotonic, posix.write, signal.setitimer, signal.signal
+_monotonic, _write = time.monotonic, posix.write
+# Of the C module: the `signal` module's own functions spend microseconds on enums, here twice a call.
+_setitimer, _set_handler = _signal.setitimer, _signal.signal
+_ITIMER_REAL, _SIGALRM = _signal.ITIMER_REAL, _signal.SIGALRM
 
 
 class Frame:
@@ -76,7 +79,7 @@ class Job:
     fail_fast: bool = False
 
 
-class TimeoutException(Exception):  # noqa: N818 - EvalPlus's name, which programs may see
+class TimeoutException(Exception):
     """Raised in the program when a call takes too long; an `Exception`, as EvalPlus's is."""
 
 
@@ -91,7 +94,7 @@ class _Discard(io.StringIO):
     def read(self, *args: Any) -> Any:
         raise OSError
 
-    def readline(self, *args: Any) -> Any:  # type: ignore[override]
+    def readline(self, *args: Any) -> Any:
         raise OSError
 
     def readlines(self, *args: Any) -> Any:
@@ -99,6 +102,9 @@ class _Discard(io.StringIO):
 
     def readable(self) -> bool:
         return False
+
+
+_stream = _Discard()
 
 
 class _Reporter:
@@ -123,10 +129,7 @@ class _Reporter:
     def send_value(self, value: Any, iterate: bool) -> None:
         limit = min(self.value_limit, self.left)
         try:
-            if iterate and _is_lazy(value):
-                payload = encode_items(value, limit)
-            else:
-                payload = encode(value, limit)
+            payload = encode_items(value, limit) if iterate and _is_lazy(value) else encode(value, limit)
         except CodecError:
             self.send(Frame.LARGE)
             return
@@ -182,7 +185,10 @@ def run_job(job: Job, calls: Any, fd: int) -> None:
 
 def _silence() -> None:
     # Before every call, since the program may have put its own streams in place (EvalPlus does the same).
-    sys.stdout = sys.stderr = sys.stdin = _Discard()
+    global _stream
+    if _stream.closed:
+        _stream = _Discard()
+    sys.stdout = sys.stderr = sys.stdin = _stream
 
 
 def _load(job: Job, report: _Reporter) -> dict[str, Any] | None:
@@ -215,12 +221,12 @@ def _call_all(job: Job, function: Any, inputs: Any, report: _Reporter) -> None:
     for limit, args in zip(job.limits, inputs):  # noqa: B905 - same length by construction
         try:
             try:
-                _setitimer(signal.ITIMER_REAL, limit)
-                _signal(signal.SIGALRM, _on_alarm)
+                _setitimer(_ITIMER_REAL, limit)
+                _set_handler(_SIGALRM, _on_alarm)
                 _silence()
                 out = function(*args)
             finally:
-                _setitimer(signal.ITIMER_REAL, 0)
+                _setitimer(_ITIMER_REAL, 0)
             report.send_value(out, job.iterate)
         except TimeoutException:
             report.send(Frame.TIMEOUT)
@@ -238,15 +244,15 @@ def _assert_all(job: Job, namespace: dict[str, Any], units: Any, report: _Report
         for source in (unit,) if isinstance(unit, str) else unit:
             try:
                 try:
-                    _setitimer(signal.ITIMER_REAL, limit)
-                    _signal(signal.SIGALRM, _on_alarm)
+                    _setitimer(_ITIMER_REAL, limit)
+                    _set_handler(_SIGALRM, _on_alarm)
                     _silence()
                     if isinstance(unit, str):
                         exec(source, namespace)
                     else:
                         value = eval(source, namespace)
                 finally:
-                    _setitimer(signal.ITIMER_REAL, 0)
+                    _setitimer(_ITIMER_REAL, 0)
                 if isinstance(unit, str):
                     report.send(Frame.HELD)
                 else:

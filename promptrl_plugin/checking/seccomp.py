@@ -95,7 +95,9 @@ class SeccompFilter:
         arch, column, self._seccomp = _ARCH[MACHINE]
         program = _program(arch, column)
         self._own = [i for i, instruction in enumerate(program) if instruction[3] == _SELF]
-        self._code: Any = (_SockFilter * len(program))(*((c, t, f, k & 0xFFFFFFFF) for c, t, f, k in program))
+        self._code: Any = (_SockFilter * len(program))(
+            *(_SockFilter(c, t, f, k & 0xFFFFFFFF) for c, t, f, k in program)
+        )
         self._program = _SockFprog(len(program), self._code)
 
     def install(self, pid: int) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 from promptrl_plugin.checking import isolation
 from promptrl_plugin.checking.expected import BrokenReferenceError, CallSpec, Expected, ExpectedStore
 from promptrl_plugin.checking.grading import AssertTests, CallTests, GroupGrader, Tests
+from promptrl_plugin.checking.original import original_verdict
 from promptrl_plugin.checking.programs import plan_assert
 from promptrl_plugin.checking.runner import Job
 from promptrl_plugin.checking.zygote import LENGTH, MESSAGE, Message, ZygoteSettings, serve
@@ -187,6 +188,8 @@ class _Worker:
         if isinstance(group, AssertGroup):
             return self._assert_group(program, group, fail_fast)
         try:
+            if self._settings.verdicts == "evalplus":
+                return self._original(program, group, fail_fast)
             expected = self._expected.get(group)
             return self._call_group(program, group, expected, fail_fast)
         except BrokenReferenceError as e:
@@ -211,6 +214,10 @@ class _Worker:
             fail_fast=fail_fast,
         )
         return self._run(job, tests, fail_fast)
+
+    def _original(self, program: str, spec: CallSpec, fail_fast: bool) -> GroupVerdict:
+        s = self._settings
+        return original_verdict(spec, program, fail_fast, s.min_time_limit, s.gt_time_limit_factor, s.memory_bytes)
 
     def _assert_group(self, program: str, group: AssertGroup, fail_fast: bool) -> GroupVerdict:
         plans = [plan_assert(a) for a in group.asserts]

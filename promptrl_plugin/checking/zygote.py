@@ -101,8 +101,8 @@ def _detach(fd: int) -> None:
 
 def _preload() -> None:
     """Import what programs usually import, once instead of in every child."""
-    import bisect, collections, copy, datetime, decimal, fractions, functools, heapq, itertools  # noqa: E401, F401, I001
-    import cmath, math, operator, random, re, statistics, string, typing, typing_extensions  # noqa: E401, F401, I001
+    import bisect  # noqa: F401
+    import cmath  # noqa: F401
 
 
 def _run(fd: int, job: Job, settings: ZygoteSettings, layers: isolation.Layers) -> None:
