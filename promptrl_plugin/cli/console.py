@@ -110,12 +110,12 @@ class TrainProgress:
 
 
 _SHOWN = {
-    "timesteps": "step",
-    "episode_return": "return",
-    "episode_solved": "solved",
-    "episode_generations": "generations",
-    "entropy": "entropy",
-    "approx_kl": "kl",
+    "steps": "step",
+    "rollout/return": "return",
+    "rollout/solved": "solved",
+    "rollout/generations": "generations",
+    "train/entropy": "entropy",
+    "train/approx_kl": "kl",
     "validation/solved": "validation solved",
-    "validation/visible": "validation visible",
+    "validation/generations": "with generations",
 }

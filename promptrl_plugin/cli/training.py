@@ -56,13 +56,15 @@ def run_training(resolved: defaults.TrainConfig, folder: Path, *, resume: bool) 
     from promptrl_plugin.agent.train import train as train_agent
     from promptrl_plugin.storage.runs import RunFolder
 
-    run = RunFolder.open(folder) if resume else RunFolder.create(folder, resolved)
-    if resume:
+    if resume or RunFolder(folder).config_path.exists():
+        # refuses, before a model is loaded, to start over in a folder that holds a run
+        run = RunFolder.open(folder) if resume else RunFolder.create(folder, resolved)
         resolved = defaults.from_dict(defaults.TrainConfig, run.config())
     command = "promptrl " + shlex.join(sys.argv[1:])
     with TrainProgress() as progress:
         parts = build(resolved, progress, command=command)
         try:
+            run = RunFolder.open(folder) if resume else RunFolder.create(folder, resolved)
             console.print(parts.description(), highlight=False)
             result = train_agent(parts, run, progress, resume=resume)
         finally:

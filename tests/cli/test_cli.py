@@ -1,0 +1,118 @@
+"""The command line: what it prints, its exit codes, and one line with the remedy for every bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from promptrl_plugin.cli import main as cli
+from promptrl_plugin.suites.registry import load_suite
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PROMPTRL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Call ``promptrl`` in this process; returns its exit code."""
+    monkeypatch.setattr("sys.argv", ["promptrl", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    assert run(monkeypatch, "--help") == 0
+    text = capsys.readouterr().out
+    for command in ("quickstart", "models", "train", "solve", "judge", "suites", "doctor"):
+        assert command in text
+
+
+BAD = [
+    (("train", "--budget", "0"), "--budget 1 or more"),
+    (("train", "--suite", "mbpp-trian"), "mbpp-train"),
+    (("train", "--feedback", "oracle"), "--feedback visible"),
+    (("train", "--suite", "starter-train", "--model", "smollm2-135m-instrct"), "smollm2-135m-instruct"),
+    (("train", "--config", "no.toml"), "no.toml"),
+    (("solve", "--strategy", "best-of-n", "--suite", "starter-test"), "best-of-k"),
+    (("solve", "--strategy", "direct", "--budget", "0"), "--budget 1 or more"),
+    (("solve", "--strategy", "direct", "--feedback", "some"), "none, visible or oracle"),
+    (("solve", "--strategy", "direct", "--suite", "humanevla"), "humaneval"),
+    (("solve", "--strategy", "direct", "--suite", "starter-test", "--backend", "opanai"), "openai"),
+    (("judge", "--samples", "no.jsonl", "--suite", "starter"), "no.jsonl"),
+    (("judge", "--samples", "no.jsonl", "--suite", "starter", "--workers", "-1"), "--workers"),
+    (("models", "pull", "smollm"), "smollm2-135m-instruct"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "remedy"), BAD, ids=[" ".join(a[:3]) for a, _ in BAD])
+def test_bad_input_is_one_line_with_the_remedy(
+    arguments: tuple[str, ...], remedy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert run(monkeypatch, *arguments) == 2
+    error = capsys.readouterr().err
+    lines = [line for line in error.splitlines() if line.startswith("promptrl:")]
+    assert len(lines) == 1
+    assert remedy in lines[0]
+    assert "Traceback" not in error
+    assert not Path("runs").exists(), "nothing half-written"
+
+
+def write_samples(path: Path, solutions: dict[str, str]) -> Path:
+    path.write_text("".join(json.dumps({"task_id": t, "solution": s}) + "\n" for t, s in solutions.items()))
+    return path
+
+
+def starter_references() -> dict[str, str]:
+    hidden = load_suite("starter-test").hidden()
+    return {task_id: tests.reference for task_id, tests in hidden.items()}
+
+
+def test_judge_scores_samples_and_writes_evalplus_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    solutions = starter_references()
+    wrong = min(solutions)
+    solutions[wrong] = "def nothing():\n    return 0\n"
+    samples = write_samples(tmp_path / "samples.jsonl", solutions)
+    out = tmp_path / "results.json"
+    code = run(monkeypatch, "judge", "--suite", "starter-test", "--samples", str(samples), "--out", str(out))
+    assert code == 0
+    results = json.loads(out.read_text())
+    assert set(results) == {"date", "hash", "eval"}
+    for task_id, rows in results["eval"].items():
+        expected = "fail" if task_id == wrong else "pass"
+        assert [(r["base_status"], r["plus_status"]) for r in rows] == [(expected, expected)]
+    assert "96.7" in capsys.readouterr().out  # 29 of 30
+
+
+def test_judge_refuses_torn_foreign_and_missing_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    solutions = starter_references()
+    torn = write_samples(tmp_path / "torn.jsonl", solutions)
+    torn.write_bytes(torn.read_bytes()[:-20])
+    foreign = write_samples(tmp_path / "foreign.jsonl", {**solutions, "Mbpp/2": "x = 1"})
+    missing = write_samples(tmp_path / "missing.jsonl", dict(list(solutions.items())[:3]))
+    empty = write_samples(tmp_path / "empty.jsonl", {})
+    for path, words in ((torn, "torn"), (foreign, "Mbpp/2"), (missing, "--partial"), (empty, "holds no sample")):
+        assert run(monkeypatch, "judge", "--suite", "starter-test", "--samples", str(path)) == 2
+        assert words in capsys.readouterr().err, path.name
+        assert not path.with_name(path.stem + "_eval_results.json").exists()
+    assert run(monkeypatch, "judge", "--suite", "starter-test", "--samples", str(missing), "--partial") == 0
+
+
+def test_suites_tells_what_is_at_hand(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("COLUMNS", "200")
+    for variable in ("MBPP_OVERRIDE_PATH", "HUMANEVAL_OVERRIDE_PATH", "PROMPTRL_MBPP_PATH"):
+        monkeypatch.setenv(variable, "/no/such/file")
+    assert run(monkeypatch, "suites") == 0
+    text = capsys.readouterr().out
+    assert "starter-train" in text
+    assert "50" in text
+    assert "MBPP_OVERRIDE_PATH" in text
