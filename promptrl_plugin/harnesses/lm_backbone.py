@@ -112,9 +112,9 @@ class LMEvalBackbone:
                 kwargs = {**kwargs, "seed": _seed(key)}
             instances.append(Instance("generate_until", {}, (context, kwargs), i, metadata=("promptrl", i, 1)))
         if not greedy and not self._server:
-            from lm_eval.utils import set_torch_seed
+            import torch
 
-            set_torch_seed(_seed(*(key for *_, key in wanted)))
+            torch.manual_seed(_seed(*(key for *_, key in wanted)))
         answers: list[str] = self._lm.generate_until(instances)
         return [a or "" for a in answers]  # a server's failed answer is None
 

@@ -44,7 +44,7 @@ def tasks_folder() -> Path:
 
 
 def extend_tasks(module: Any) -> None:
-    """Make every ``TaskManager`` index our folder, before a user's own ``--include_path``, which so wins."""
+    """Make every ``TaskManager`` index our folder, so that a user's own ``--include_path`` wins over it."""
     manager = module.TaskManager
     original = manager.__init__
 
@@ -53,8 +53,9 @@ def extend_tasks(module: Any) -> None:
         bound = inspect.signature(original).bind(self, *args, **kwargs)
         if not _indexed_by_harness():
             given = bound.arguments.get("include_path")
-            paths = [given] if isinstance(given, str | Path) else list(given or [])
-            bound.arguments["include_path"] = [str(tasks_folder()), *map(str, paths)]
+            paths = [str(p) for p in ([given] if isinstance(given, str | Path) else given or [])]
+            ours = str(tasks_folder())
+            bound.arguments["include_path"] = [*paths, ours] if _first_folder_wins() else [ours, *paths]
         original(*bound.args, **bound.kwargs)
 
     manager.__init__ = __init__
@@ -104,6 +105,13 @@ def _indexed_by_harness() -> bool:
     if discover is None:
         return False
     return tasks_folder() in {Path(p).resolve() for p in discover()}
+
+
+def _first_folder_wins() -> bool:
+    """Which of two tasks of one name lm-eval keeps: the first in 0.4.9, the last from 0.4.9.1 on."""
+    import lm_eval
+
+    return bool(lm_eval.__version__ == "0.4.9")
 
 
 def _bind(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,92 @@
+"""Cross-fitting: every task gets a sample, and none from a policy that it trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from promptrl_plugin.backbones.scripted import ScriptedBackbone
+from promptrl_plugin.errors import ConfigError
+from promptrl_plugin.harnesses import crossfit
+from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions, StrategyOptions
+from promptrl_plugin.harnesses.samples import sibling
+from promptrl_plugin.harnesses.session import TerminalListener
+from promptrl_plugin.records import Feedback
+from promptrl_plugin.storage.jsonl import read_jsonl
+from promptrl_plugin.strategies.direct import Direct
+from promptrl_plugin.suites.registry import load_suite
+
+
+class Recorder:
+    """Stands for training and for the strategy; keeps who was trained on what, and who solved what."""
+
+    def __init__(self) -> None:
+        self.trained: dict[str, set[str]] = {}
+        self.solved: dict[str, set[str]] = {}
+
+    def train(self, config: Any, suite: crossfit.FoldSuite, folder: Path) -> Path:
+        assert set(suite.hidden()) == {t.id for t in suite.tasks()}
+        assert (config.backbone, config.seed, config.env.budget) == ("m", 3, 4)
+        self.trained[str(folder)] = {t.id for t in suite.tasks()}
+        return folder
+
+    def open_strategy(self, options: StrategyOptions, backbone: Any) -> tuple[Any, str]:
+        assert options.split is None
+        recorder = self
+
+        class Recording(Direct):
+            def prepare(self, tasks: Any, context: Any) -> None:
+                recorder.solved[str(options.policy)] = {t.id for t in tasks}
+
+        return Recording(), ""
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    recorder = Recorder()
+    monkeypatch.setattr(crossfit, "_train", recorder.train)
+    monkeypatch.setattr(crossfit, "open_strategy", recorder.open_strategy)
+    return recorder
+
+
+def options(tmp_path: Path, **strategy: Any) -> SolveOptions:
+    given = {"strategy": "promptrl", "split": "crossfit:3", "budget": 4, "seed": 3, "feedback": "none", **strategy}
+    return SolveOptions(StrategyOptions.parse(given), BackboneOptions("m"), "starter-test", tmp_path)
+
+
+def test_every_task_is_solved_by_a_policy_that_never_saw_it(recorder: Recorder, tmp_path: Path) -> None:
+    suite, backbone = load_suite("starter-test"), ScriptedBackbone({"": "x = 1"})
+    path = crossfit.solve_crossfit(options(tmp_path), suite, backbone, TerminalListener())
+    everything = {t.id for t in suite.tasks()}
+    assert {line["task_id"] for line in read_jsonl(path)} == everything
+    assert len(recorder.trained) == 3
+    for folder, trained in recorder.trained.items():
+        assert Path(folder).parent == sibling(path, ".folds")
+        assert not trained & recorder.solved[folder]
+        assert trained | recorder.solved[folder] == everything
+    assert "crossfit3" in path.name
+
+
+def test_a_finished_fold_is_not_trained_again(recorder: Recorder, tmp_path: Path) -> None:
+    suite, backbone = load_suite("starter-test"), ScriptedBackbone({"": "x = 1"})
+    path = crossfit.solve_crossfit(options(tmp_path), suite, backbone, TerminalListener())
+    folder, owed = next(iter(recorder.solved.items()))
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not any(f'"{task_id}"' in line for task_id in owed)))
+    recorder.trained.clear()
+    crossfit.solve_crossfit(options(tmp_path), suite, backbone, TerminalListener())
+    assert list(recorder.trained) == [folder]
+    assert len(read_jsonl(path)) == len(suite.tasks())
+
+
+def test_oracle_feedback_is_refused(recorder: Recorder, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="oracle"):
+        crossfit.solve_crossfit(
+            options(tmp_path, feedback=Feedback.ORACLE),
+            load_suite("starter-test"),
+            ScriptedBackbone({"": "x"}),
+            TerminalListener(),
+        )
+    assert not recorder.trained
