@@ -158,8 +158,8 @@ class PolicyBundle:
     ) -> None:
         """Make sure that the bundle was trained for this model, action table and observation.
 
-        The model is compared by name (`same_model`); other weights or numerics of it, such as bfloat16 on
-        a GPU instead of float32, are worth a warning only.
+        The model is compared by name (`same_model`). Other weights of it (the hub's instead of a quantized
+        file's) are worth a warning, other numerics (bfloat16 on a GPU instead of float32) are not.
 
         Raises:
             BundleError: It was not; names what differs and the command that trains a fitting one.
@@ -172,10 +172,11 @@ class PolicyBundle:
         elif (tuple(observation), observation_version) != (self.observation, self.observation_version):
             differs = "was trained with another observation layout" + self._first_difference(observation)
         else:
-            if backbone_fingerprint != self.backbone_fingerprint:
+            mine, other = (f.rpartition("/")[0] for f in (self.backbone_fingerprint, backbone_fingerprint))
+            if mine != other:
                 warnings.warn(
-                    f"{self._name} was trained on {self.backbone_fingerprint}, this is {backbone_fingerprint}; "
-                    "the same model in other weights or numerics, so it may do less well",
+                    f"{self._name} was trained on {self.backbone_fingerprint}, this is {backbone_fingerprint}: "
+                    "the same model with other weights, so it may do less well",
                     stacklevel=2,
                 )
             return

@@ -238,6 +238,15 @@ def test_a_compatible_setting_is_accepted() -> None:
     bundle().check_compatible(**{**COMPATIBLE, "observation": list(FEATURES)})
 
 
+def test_other_weights_of_the_model_are_worth_a_warning_other_numerics_are_not(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    bundle().check_compatible(**{**COMPATIBLE, "backbone_fingerprint": "tiny-coder@abc/bfloat16"})
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=r"tiny-coder@abc/float32, this is tiny-coder@def/float32"):
+        bundle().check_compatible(**{**COMPATIBLE, "backbone_fingerprint": "tiny-coder@def/float32"})
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
