@@ -31,6 +31,7 @@ _ATTEMPTS = 2
 _GROUP_SECONDS = 70.0  # that a group may take at most (`worker._total_limit`), with room
 _REFERENCE_SECONDS = 960.0  # that computing expected outputs may take on top, once a group
 _START_SECONDS = 60.0
+_END_SECONDS = 5.0
 
 
 class WorkerProcess:
@@ -84,12 +85,15 @@ class WorkerProcess:
     def stop(self) -> None:
         """End the worker with all its processes and remove its scratch folder."""
         self.connection.close()
-        # Its own session, hence its own group; the zygote leaves with its socket or its parent.
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            self.process.kill()
-        self.process.wait()
+        deadline = time.monotonic() + _END_SECONDS
+        # Its own session, hence its own group; a program's processes go with the zygote.
+        while time.monotonic() < deadline:
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                break
+            self.process.wait()
+            time.sleep(0.001)
         shutil.rmtree(self.scratch, ignore_errors=True)
 
 

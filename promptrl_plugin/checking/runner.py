@@ -14,22 +14,19 @@ import contextlib
 import io
 import posix
 import sys
-import time
 from dataclasses import dataclass
 from struct import Struct
 from typing import Any
 
 from promptrl_plugin.checking.codec import CodecError, encode, encode_items
 
-__all__ = ["FLUSH_SECONDS", "HEADER", "Frame", "Job", "TimeoutException", "run_job"]
+__all__ = ["HEADER", "Frame", "Job", "TimeoutException", "run_job"]
 
 # The program may replace builtins; the functions of this module keep their own.
 globals()["__builtins__"] = dict(vars(builtins))
 
 HEADER = Struct("<cI")
-FLUSH_SECONDS = 0.01  #: the child reports at least that often, between calls
-_FLUSH_BYTES = 1 << 15
-_monotonic, _write = time.monotonic, posix.write
+_write = posix.write
 # Of the C module: the `signal` module's own functions spend microseconds on enums, here twice a call.
 _setitimer, _set_handler = _signal.setitimer, _signal.signal
 _ITIMER_REAL, _SIGALRM = _signal.ITIMER_REAL, _signal.SIGALRM
@@ -108,23 +105,21 @@ _stream = _Discard()
 
 
 class _Reporter:
-    """Buffers frames and writes them out often enough for the parent's clock."""
+    """Writes frames to the pipe, each at once: what is known when the program crashes is not lost."""
 
-    __slots__ = ("buffer", "fd", "left", "size", "value_limit", "written")
+    __slots__ = ("fd", "left", "value_limit")
 
     def __init__(self, fd: int, value_limit: int, output_limit: int) -> None:
         self.fd = fd
         self.value_limit = value_limit
         self.left = output_limit
-        self.buffer: list[bytes] = []
-        self.size = 0
-        self.written = _monotonic()
 
     def send(self, kind: bytes, payload: bytes = b"") -> None:
-        self.buffer.append(HEADER.pack(kind, len(payload)) + payload)
-        self.size += len(payload) + 5
-        if self.size > _FLUSH_BYTES or _monotonic() - self.written > FLUSH_SECONDS:
-            self.flush()
+        data = HEADER.pack(kind, len(payload)) + payload
+        sent = _write(self.fd, data)
+        while sent < len(data):
+            data = data[sent:]
+            sent = _write(self.fd, data)
 
     def send_value(self, value: Any, iterate: bool) -> None:
         limit = min(self.value_limit, self.left)
@@ -135,14 +130,6 @@ class _Reporter:
             return
         self.left -= len(payload)
         self.send(Frame.VALUE, payload)
-
-    def flush(self) -> None:
-        view = memoryview(b"".join(self.buffer))
-        while view:
-            view = view[_write(self.fd, view) :]
-        self.buffer.clear()
-        self.size = 0
-        self.written = _monotonic()
 
 
 _PLAIN = (list, tuple, set, frozenset, dict, str, bytes, bytearray, int, float, complex, type(None))
@@ -170,17 +157,14 @@ def run_job(job: Job, calls: Any, fd: int) -> None:
     report = _Reporter(fd, job.value_limit, job.output_limit)
     with contextlib.suppress(BaseException):
         report.send(Frame.READY)
-        report.flush()
         namespace = _load(job, report)
         if namespace is not None:
             report.send(Frame.IMPORTED)
-            report.flush()  # the parent's clock of the first call starts now
             if job.entry_point:
                 _call_all(job, namespace[job.entry_point], calls, report)
             else:
                 _assert_all(job, namespace, calls, report)
             report.send(Frame.DONE)
-        report.flush()
 
 
 def _silence() -> None:

@@ -31,6 +31,8 @@ __all__ = ["LENGTH", "MESSAGE", "Message", "ZygoteSettings", "serve"]
 LENGTH = Struct("<I")
 MESSAGE = Struct("<cdI")  #: kind, seconds since the previous message (or the fork), length of the data
 _CHUNK = 1 << 18
+_TICK, _SLOW_TICK, _QUIET_SECONDS = 4, 20, 0.1  # milliseconds, milliseconds, seconds
+_MANY_BYTES = 1 << 15  # in one look: then the child may be waiting for room in the pipe
 _FRAME_BYTES = 9000  # that a frame without a value may take
 _OUT_FD = 3
 
@@ -43,7 +45,7 @@ class Message:
     """Kinds of messages to the comparer."""
 
     LAYERS = b"l"  #: the first one: `isolation.Layers.to_json`
-    CHUNK = b"c"  #: bytes of frames
+    CHUNK = b"c"  #: bytes of frames; its seconds are those of the first result in it
     END = b"e"  #: the child is gone; data: `EXIT`, `CLOCK` (killed for its time) or `OUTPUT` (for its size)
 
     EXIT = b"exit"
@@ -152,25 +154,30 @@ def _relay(fd: int, readable: int, job: Job) -> bytes:
     start = last = _monotonic()
     left = job.output_limit + _FRAME_BYTES * (len(job.limits) + 4)
     poller = select.poll()
-    poller.register(readable, select.POLLIN)
     poller.register(fd, select.POLLIN)
-    while (wait := start + job.total_limit - _monotonic()) > 0:
-        ready = dict(poller.poll(wait * 1000 + 1))
-        if fd in ready:
+    # Frames are small and many, so do not wake for each: look every few milliseconds, or when the child ends.
+    poller.register(readable, 0)
+    posix.set_blocking(readable, False)
+    while _monotonic() < start + job.total_limit:
+        quiet = _monotonic() - last > _QUIET_SECONDS
+        events = dict(poller.poll(_SLOW_TICK if quiet else _TICK))
+        if fd in events:
             if _receive(fd) is None:  # the worker is gone
                 posix._exit(0)
             return Message.EXIT
-        if readable not in ready:
+        try:
+            data = posix.read(readable, _CHUNK)
+        except BlockingIOError:
             continue
-        data = posix.read(readable, _CHUNK)
+        if not data:
+            return Message.EXIT
         now = _monotonic()
         left -= len(data)
         if left < 0:
             return Message.OUTPUT
-        if not data:
-            return Message.EXIT
         _send(fd, Message.CHUNK, now - last, data)
         last = now
+        poller.modify(readable, select.POLLIN if len(data) > _MANY_BYTES else 0)
     return Message.CLOCK
 
 
