@@ -7,8 +7,8 @@ from typing import Protocol
 
 from promptrl_plugin.checking.base import Judge, JudgeRequest
 from promptrl_plugin.errors import JudgeError
-from promptrl_plugin.records import Feedback, GroupVerdict, Status, Task
-from promptrl_plugin.suites.hidden import HiddenTests
+from promptrl_plugin.records import AssertGroup, FailureKind, Feedback, GroupVerdict, Status, Task
+from promptrl_plugin.suites.hidden import CallGroup, HiddenTests
 
 __all__ = ["Checker", "NoFeedback", "OracleFeedback", "VisibleFeedback", "judge_hidden", "make_checker"]
 
@@ -63,11 +63,32 @@ class OracleFeedback:
 def judge_hidden(judge: Judge, programs: Sequence[tuple[Task, HiddenTests, str]]) -> list[tuple[GroupVerdict, ...]]:
     """Run the hidden groups (base, then plus where there is one) of each program.
 
+    A program that ran out of time on its base tests is not run on the plus tests, which would take another
+    minute: those count as failed.
+
     Raises:
         JudgeError: A program could not be judged.
     """
-    verdicts = judge.check([JudgeRequest(program, tests.groups) for _, tests, program in programs])
-    return [tuple(_decided(v, task) for v in groups) for groups, (task, _, _) in zip(verdicts, programs, strict=True)]
+    verdicts: list[list[GroupVerdict]] = [[] for _ in programs]
+    for position in range(max((len(tests.groups) for _, tests, _ in programs), default=0)):
+        owed = [
+            i for i, (_, tests, _) in enumerate(programs) if position < len(tests.groups) and not _hung(verdicts[i])
+        ]
+        requests = [JudgeRequest(programs[i][2], (programs[i][1].groups[position],)) for i in owed]
+        for i, (verdict,) in zip(owed, judge.check(requests), strict=True):
+            verdicts[i].append(_decided(verdict, programs[i][0]))
+    for found, (_, tests, _) in zip(verdicts, programs, strict=True):
+        found += [_not_run(group) for group in tests.groups[len(found) :]]
+    return [tuple(found) for found in verdicts]
+
+
+def _hung(verdicts: Sequence[GroupVerdict]) -> bool:
+    return any(v.status is Status.TIMEOUT or v.failure is FailureKind.TIMEOUT for v in verdicts)
+
+
+def _not_run(group: AssertGroup | CallGroup) -> GroupVerdict:
+    total = len(group.asserts if isinstance(group, AssertGroup) else group.inputs)
+    return GroupVerdict(Status.TIMEOUT, (), total, FailureKind.TIMEOUT, "not run after a timeout")
 
 
 def make_checker(feedback: Feedback, judge: Judge, hidden: Mapping[str, HiddenTests] | None = None) -> Checker:

@@ -57,7 +57,7 @@ def right_at(index: int) -> ScriptedBackbone:
 
 
 def solve(
-    strategy: object, backbone: ScriptedBackbone, budget: int = 6, feedback: Feedback = Feedback.VISIBLE
+    strategy: Strategy, backbone: ScriptedBackbone, budget: int = 6, feedback: Feedback = Feedback.VISIBLE
 ) -> Sample:
     (sample,) = solve_tasks([TASK], strategy, backbone, visible, feedback=feedback, budget=budget, seed=5)
     return sample
