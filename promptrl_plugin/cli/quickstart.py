@@ -19,7 +19,7 @@ from promptrl_plugin.errors import HarnessError
 __all__ = ["quickstart"]
 
 #: Small enough for ten minutes on two cores; the defaults of `promptrl train` are for real runs.
-_PPO = PPOConfig(total_steps=768, n_envs=16, n_steps=8, batch_size=32)
+_PPO = PPOConfig(total_steps=256, n_envs=32, n_steps=4, batch_size=32)
 _BUDGET = 4
 _DTYPE = "int8"
 
@@ -34,7 +34,7 @@ def quickstart(
     prints both. Needs no benchmark data; the model comes from the hub or from the package index.
     """
     config = TrainConfig(
-        suite="starter-train", backbone=model, dtype=_DTYPE, ppo=_PPO, validate_every=3, variants=1,
+        suite="starter-train", backbone=model, dtype=_DTYPE, ppo=_PPO, validate_every=2, variants=1,
         env=EnvConfig(budget=_BUDGET, max_new_tokens=256),
     )  # fmt: skip
     train_folder = out / "train"
