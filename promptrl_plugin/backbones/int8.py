@@ -8,6 +8,8 @@ is in the batch. Here each token is divided by its own largest absolute value fi
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
 from promptrl_plugin.errors import BackboneError
@@ -46,7 +48,9 @@ class Int8Linear(torch.nn.Module):
         self.out_features, self.in_features = weight.shape
         scales = (weight.abs().amax(dim=1) / _WEIGHT_LEVELS).clamp_min(_TINY)
         zeros = torch.zeros(len(scales), dtype=torch.int64)
-        quantized = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
+        with warnings.catch_warnings():  # torch announces that its quantized tensors may go one day
+            warnings.simplefilter("ignore")
+            quantized = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
         self._packed = _prepack(quantized)
         self.bias = None if bias is None else torch.nn.Parameter(bias.detach().float(), requires_grad=False)
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging as stdlib_logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +18,11 @@ from promptrl_plugin.errors import BackboneError
 __all__ = ["DTYPES", "Source", "load_model", "load_tokenizer", "locate", "pick_device", "pick_dtype", "quiet"]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
+
+_OFFLINE = re.compile("couldn't connect|cannot reach|offline mode", re.IGNORECASE)
+
+_SAFE = {"trust_remote_code": False}
+"""Said, and not left to the default, which asks on the terminal."""
 
 _READ = 1 << 20
 """Bytes read from each end of a weights file for a folder's fingerprint."""
@@ -73,7 +83,7 @@ def _hash_folder(folder: Path) -> str:
 
 
 def _commit(hub_id: str) -> str:
-    config = _or_explain(hub_id, lambda auto: auto.AutoConfig.from_pretrained(hub_id))
+    config = _or_explain(hub_id, lambda auto: auto.AutoConfig.from_pretrained(hub_id, **_SAFE))
     return str(getattr(config, "_commit_hash", None) or "unknown")[:12]
 
 
@@ -84,22 +94,23 @@ def _or_explain(model: str, load: Any) -> Any:
     try:
         with quiet():
             return load(transformers)
-    except (OSError, ValueError, ImportError) as e:
+    except Exception as e:  # torn files, foreign configurations and the network each raise errors of their own
         text = " ".join(str(e).split())
         if "trust_remote_code" in text or "custom code" in text:
             raise BackboneError(
                 f"model {model!r} needs code from its repository, which promptrl does not run; serve it with vLLM "
-                "or another OpenAI-compatible server and use `openai:`"
+                "or another OpenAI-compatible server and use `--backend openai`"
             ) from e
+        reason = "the Hugging Face hub cannot be reached" if _OFFLINE.search(text) else text[:200]
         raise BackboneError(
-            f"cannot load model {model!r}: {text[:200]}; give a folder, a .gguf file, a hub id that can be reached, "
+            f"cannot load model {model!r}: {reason}; give a folder, a .gguf file, a hub id that can be reached, "
             "or a name from `promptrl models list` (get it with `promptrl models pull`)"
         ) from e
 
 
 def load_tokenizer(source: Source) -> Any:
     """The tokenizer of a model."""
-    return _or_explain(source.name, lambda auto: auto.AutoTokenizer.from_pretrained(source.path))
+    return _or_explain(source.name, lambda auto: auto.AutoTokenizer.from_pretrained(source.path, **_SAFE))
 
 
 def load_model(source: Source, dtype: str, device: str) -> Any:
@@ -119,9 +130,9 @@ def load_model(source: Source, dtype: str, device: str) -> Any:
     kind = torch.float32 if dtype == "int8" else getattr(torch, dtype)
 
     def load(auto: Any) -> Any:
-        config = auto.AutoConfig.from_pretrained(source.path)
+        config = auto.AutoConfig.from_pretrained(source.path, **_SAFE)
         cls = auto.AutoModelForSeq2SeqLM if config.is_encoder_decoder else auto.AutoModelForCausalLM
-        return cls.from_pretrained(source.path, dtype=kind)
+        return cls.from_pretrained(source.path, dtype=kind, **_SAFE)
 
     model = _or_explain(source.name, load).eval().requires_grad_(False)
     if dtype == "int8":
@@ -163,20 +174,22 @@ def _cpu_has_bf16() -> bool:
     return any(getattr(torch.cpu, name, bool)() for name in checks)
 
 
-class quiet:
-    """Context: no progress bars and no advice from transformers; settings come back at its end."""
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no advice from transformers and its hub client; settings come back at the end."""
+    from huggingface_hub.utils import logging as hub
+    from transformers.utils import logging
 
-    def __enter__(self) -> None:
-        from transformers.utils import logging
-
-        self._level = logging.get_verbosity()
-        self._bars = logging.is_progress_bar_enabled()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        from transformers.utils import logging
-
-        logging.set_verbosity(self._level)
-        if self._bars:
+    levels, bars = (logging.get_verbosity(), hub.get_verbosity()), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    hub.set_verbosity(stdlib_logging.ERROR)
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(levels[0])
+        hub.set_verbosity(levels[1])
+        if bars:
             logging.enable_progress_bar()

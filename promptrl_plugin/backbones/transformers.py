@@ -59,8 +59,8 @@ class TransformersBackbone:
         dtype = loading.pick_dtype(dtype, device)
         self.name = name or source.name
         self.fingerprint = fingerprint or f"{Path(source.name).name.lower()}@{source.identity}/{dtype}"
-        self._tokenizer: Any = loading.load_tokenizer(source)
         self._model: Any = loading.load_model(source, dtype, device)
+        self._tokenizer: Any = loading.load_tokenizer(source)
         config = self._model.config
         self.chat = bool(self._tokenizer.chat_template) and not config.is_encoder_decoder
         self._context = _context_length(config)
