@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from promptrl_plugin.backbones.transformers import TransformersBackbone
+from promptrl_plugin.errors import BackboneError
 from promptrl_plugin.records import Decoding, GenerationRequest, Message, Prompt
 
 pytestmark = pytest.mark.integration
@@ -20,14 +21,15 @@ DATA = SHARED / "data" / "MbppPlus.jsonl.gz"
 
 @pytest.fixture(scope="module")
 def gguf() -> Path:
-    folders = [
-        Path.home() / ".cache" / name for name in ("promptrl-dev", "promptrl/models/wheel/smollm2-135m-instruct")
-    ]
-    files = [f / "smollm2-135m-instruct.gguf" for f in folders]
-    found = next((f for f in files if f.is_file()), None)
-    if found is None:
-        pytest.skip("no smollm2-135m-instruct.gguf; get it with `promptrl models pull smollm2-135m-instruct`")
-    return found
+    from promptrl_plugin.backbones.models import pull
+
+    try:
+        path = pull("smollm2-135m-instruct")
+    except BackboneError as error:
+        pytest.skip(f"needs smollm2-135m-instruct: {error}")
+    if path.suffix != ".gguf":
+        pytest.skip(f"{path} is the hub's release, which is no GGUF file")
+    return path
 
 
 def requests(count: int) -> list[GenerationRequest]:
