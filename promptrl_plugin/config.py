@@ -25,7 +25,6 @@ __all__ = [
     "RewardConfig",
     "ServerConfig",
     "TrainConfig",
-    "WarmStartConfig",
     "cache_dir",
     "from_dict",
     "load",
@@ -97,16 +96,6 @@ class PPOConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class WarmStartConfig:
-    """Behaviour cloning of demonstrations before PPO; 0 epochs switch it off."""
-
-    n_epochs: int = 20
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    smoothing: float = 0.1  #: share of the target spread over the allowed actions, so that PPO explores
-
-
-@dataclass(frozen=True, slots=True)
 class JudgeConfig:
     """The judge of programs. Time limits follow EvalPlus (`evalplus.config`)."""
 
@@ -149,7 +138,6 @@ class TrainConfig:
     env: EnvConfig = field(default_factory=EnvConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
-    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from promptrl_plugin.backbones.loading import quiet
 from promptrl_plugin.backbones.models import get, pull, resolve
 from promptrl_plugin.config import DEFAULT_EMBEDDER
 from promptrl_plugin.errors import BackboneError, UnknownNameError
@@ -101,7 +102,8 @@ def _load(name: str, location: str | Path) -> Any:
             "sentence embeddings need sentence-transformers: pip install sentence-transformers"
         ) from None
     try:
-        return SentenceTransformer(str(location), device="cpu")
+        with quiet():
+            return SentenceTransformer(str(location), device="cpu")
     except Exception as e:  # from the hub, torch or safetensors, each with exceptions of its own
         text = " ".join(str(e).split())[:200]
         raise BackboneError(

@@ -6,6 +6,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from promptrl_plugin.backbones.base import Backbone
 from promptrl_plugin.config import EnvConfig
 from promptrl_plugin.records import Check, Feedback, Generate, Sample, Task
 
@@ -42,6 +43,11 @@ class Strategy(Protocol):
     """
 
     name: str
+
+    @property
+    def rewriter(self) -> Backbone | None:
+        """LLM of its semantic rewrites; None for the backbone itself."""
+        ...
 
     def prepare(self, tasks: Sequence[Task], context: StrategyContext) -> None:
         """Called once with every task before any `solve` (to embed them in one batch, for example)."""

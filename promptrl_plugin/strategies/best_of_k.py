@@ -35,6 +35,7 @@ class BestOfK:
     """
 
     name = "best-of-k"
+    rewriter = None
 
     def prepare(self, tasks: Sequence[Task], context: StrategyContext) -> None:
         """Nothing to prepare."""

@@ -17,6 +17,7 @@ class Direct:
     """One greedy generation from EvalPlus's prompt, cleaned by EvalPlus's sanitizer."""
 
     name = "direct"
+    rewriter = None
 
     def prepare(self, tasks: Sequence[Task], context: StrategyContext) -> None:
         """Nothing to prepare."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from promptrl_plugin.agent.bundle import PolicyBundle
 from promptrl_plugin.agent.setup import EpisodeSetup
+from promptrl_plugin.backbones.base import Backbone
 from promptrl_plugin.env.context import TaskContext
 from promptrl_plugin.env.episode import Episode
 from promptrl_plugin.records import Task, content_hash
@@ -20,17 +22,19 @@ __all__ = ["PromptRL", "RandomHybrid"]
 Act = Callable[[npt.NDArray[np.float32], npt.NDArray[np.bool_]], int]
 
 
-class EpisodeStrategy:
+class EpisodeStrategy(ABC):
     """Runs one episode a task; subclasses choose the actions.
 
     Args:
         setup: Action table, observation layout, examples and embeddings.
+        rewriter: LLM of semantic rewrites; None for the backbone itself.
     """
 
     name: str
 
-    def __init__(self, setup: EpisodeSetup) -> None:
+    def __init__(self, setup: EpisodeSetup, rewriter: Backbone | None = None) -> None:
         self.setup = setup
+        self.rewriter = rewriter
         self._contexts: dict[str, TaskContext] = {}
 
     def prepare(self, tasks: Sequence[Task], context: StrategyContext) -> None:
@@ -43,7 +47,8 @@ class EpisodeStrategy:
         if task.content_hash not in self._contexts:
             self.prepare([task], context)
         task_context = replace(self._contexts[task.content_hash], task=task)
-        run = self.setup.episode_context(context.env, context.feedback, context.chat, context.seed)
+        rewriter_chat = context.chat if self.rewriter is None else self.rewriter.chat
+        run = self.setup.episode_context(context.env, context.feedback, context.chat, context.seed, rewriter_chat)
         episode = Episode(task_context, run, context.budget)
         act = self.actor(task, context)
         while not episode.done:
@@ -51,9 +56,9 @@ class EpisodeStrategy:
             yield from episode.step(action)
         return episode.sample()
 
+    @abstractmethod
     def actor(self, task: Task, context: StrategyContext) -> Act:
         """How actions are chosen on one task."""
-        raise NotImplementedError
 
 
 class RandomHybrid(EpisodeStrategy):
@@ -72,6 +77,7 @@ class PromptRL(EpisodeStrategy):
     Args:
         setup: What the bundle was trained with.
         bundle: The trained policy; it refuses tasks that trained it.
+        rewriter: The LLM that wrote rewrites in training, where it was not the backbone.
 
     Attributes:
         policy_hash: Content hash of the bundle, part of a samples file's identity.
@@ -79,8 +85,8 @@ class PromptRL(EpisodeStrategy):
 
     name = "promptrl"
 
-    def __init__(self, setup: EpisodeSetup, bundle: PolicyBundle) -> None:
-        super().__init__(setup)
+    def __init__(self, setup: EpisodeSetup, bundle: PolicyBundle, rewriter: Backbone | None = None) -> None:
+        super().__init__(setup, rewriter)
         self._bundle = bundle
         self._policy = bundle.policy()
         self.policy_hash = bundle.content_hash

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from promptrl_plugin.agent.bundle import MANIFEST, PolicyBundle, same_model
 from promptrl_plugin.agent.setup import EpisodeSetup
 from promptrl_plugin.backbones.base import Backbone
+from promptrl_plugin.backbones.registry import load_backbone
 from promptrl_plugin.env.observation import OBSERVATION_VERSION
 from promptrl_plugin.errors import BundleError, UnknownNameError
 from promptrl_plugin.storage.cache import Cache
@@ -38,7 +39,23 @@ def _promptrl(backbone: Backbone, policy: Path | None, cache: Cache | None) -> S
         observation=setup.layout.names,
         observation_version=OBSERVATION_VERSION,
     )
-    return PromptRL(setup, bundle)
+    return PromptRL(setup, bundle, _rewriter(bundle, cache))
+
+
+def _rewriter(bundle: PolicyBundle, cache: Cache | None) -> Backbone | None:
+    """The separate rewriter that a policy was trained with, loaded as it was in training."""
+    if not bundle.rewriter:
+        return None
+    config = bundle.train_config()
+    rewriter = load_backbone(
+        bundle.rewriter, backend=config.backend, dtype=config.dtype, base_url=config.base_url or None, cache=cache
+    )
+    if not same_model(rewriter.fingerprint, bundle.rewriter_fingerprint):
+        raise BundleError(
+            f"the policy was trained with rewriter {bundle.rewriter_fingerprint}, not {rewriter.fingerprint}; "
+            f"train one that fits: promptrl train --model {bundle.backbone}"
+        )
+    return rewriter
 
 
 def _shipped(backbone: Backbone) -> PolicyBundle:

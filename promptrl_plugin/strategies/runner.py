@@ -26,7 +26,6 @@ def solve_tasks(
     budget: int,
     seed: int = 0,
     env: EnvConfig | None = None,
-    rewriter: Backbone | None = None,
     on_sample: Callable[[Sample], None] | None = None,
     on_generation: Callable[[], None] | None = None,
 ) -> list[Sample]:
@@ -41,7 +40,6 @@ def solve_tasks(
         budget: LLM generations a task, every call counted.
         seed: Seed of all sampling and of random choices.
         env: Decoding settings.
-        rewriter: LLM of semantic rewrites; None for the backbone.
         on_sample: Called with each sample as soon as it is there.
         on_generation: Called at every finished generation, for progress.
 
@@ -59,7 +57,7 @@ def solve_tasks(
         if on_sample is not None:
             on_sample(_complete(job))
 
-    Scheduler(backbone, checker, rewriter, on_generation).run(jobs, finished)
+    Scheduler(backbone, checker, strategy.rewriter, on_generation).run(jobs, finished)
     return [_complete(job) for job in jobs]
 
 

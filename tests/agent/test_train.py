@@ -22,9 +22,12 @@ from promptrl_plugin.checking.judge import IsolatedJudge
 from promptrl_plugin.config import EnvConfig, JudgeConfig, PPOConfig, TrainConfig
 from promptrl_plugin.env.feedback import VisibleFeedback
 from promptrl_plugin.errors import BundleError, LeakageError
-from promptrl_plugin.records import Feedback, GenerationRequest
+from promptrl_plugin.records import Feedback, GenerationRequest, Task
 from promptrl_plugin.storage.cache import Cache
 from promptrl_plugin.storage.runs import RunFolder
+from promptrl_plugin.strategies import registry
+from promptrl_plugin.strategies.base import StrategyContext
+from promptrl_plugin.strategies.episodes import Act, RandomHybrid
 from promptrl_plugin.strategies.registry import make_strategy
 from promptrl_plugin.strategies.runner import solve_tasks
 from promptrl_plugin.suites.registry import load_suite
@@ -165,8 +168,6 @@ def test_a_bundle_refuses_its_train_tasks_and_other_models(tmp_path: Path, scrip
 def test_random_hybrid_needs_no_policy_and_keeps_to_its_seed(scripted: ScriptedBackbone):
     def solve(seed: int) -> list[tuple[str, ...]]:
         setup = EpisodeSetup.untrained(Cache(), CONFIG)
-        from promptrl_plugin.strategies.episodes import RandomHybrid
-
         tasks = load_suite("starter-test").tasks()[:5]
         samples = solve_tasks(
             tasks, RandomHybrid(setup), scripted, lambda p: [None] * len(p), feedback=Feedback.NONE, budget=4, seed=seed
@@ -175,3 +176,40 @@ def test_random_hybrid_needs_no_policy_and_keeps_to_its_seed(scripted: ScriptedB
 
     assert solve(0) == solve(0)
     assert solve(0) != solve(1)
+
+
+def test_a_policy_trained_with_a_rewriter_runs_with_that_rewriter(
+    tmp_path: Path, scripted: ScriptedBackbone, monkeypatch: pytest.MonkeyPatch
+):
+    rewriter = ScriptedBackbone({"": "computes it."}, name="writer")
+    backbones = {"scripted": scripted, "writer": rewriter}
+    for module in (parts_module, registry):
+        monkeypatch.setattr(
+            module, "load_backbone", lambda name, cache=None, **_: CachingBackbone(backbones[name], cache)
+        )
+    path = run_training(tmp_path / "run", replace(CONFIG, rewriter="writer"))
+    assert rewriter.requests, "training asked the rewriter"
+    strategy = make_strategy("promptrl", backbone=scripted, policy=path)
+    assert strategy.rewriter is not None
+    assert strategy.rewriter.fingerprint == rewriter.fingerprint
+    backbones["writer"] = ScriptedBackbone({"": "x"}, name="other")
+    with pytest.raises(BundleError, match="trained with rewriter writer@scripted"):
+        make_strategy("promptrl", backbone=scripted, policy=path)
+
+
+def test_the_runner_sends_rewrites_to_the_rewriter_of_the_strategy(scripted: ScriptedBackbone):
+    setup = EpisodeSetup.untrained(Cache(), CONFIG)
+    rewriter = ScriptedBackbone({"": "computes it."}, name="writer")
+
+    class Clarifier(RandomHybrid):
+        def actor(self, task: Task, context: StrategyContext) -> Act:
+            return lambda _observation, mask: next(
+                i for n in ("clarify", "stop") if mask[i := setup.table.names.index(n)]
+            )
+
+    tasks = load_suite("starter-test").tasks()[:2]
+    samples = solve_tasks(
+        tasks, Clarifier(setup, rewriter), scripted, lambda p: [None] * len(p), feedback=Feedback.NONE, budget=3
+    )
+    assert [s.generations for s in samples] == [2, 2]
+    assert len(rewriter.requests) == len(scripted.requests) == 2
