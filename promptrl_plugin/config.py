@@ -8,23 +8,30 @@ from __future__ import annotations
 import dataclasses
 import os
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from promptrl_plugin.errors import ConfigError
 
 __all__ = [
+    "DEFAULT_AGREEING",
     "DEFAULT_BACKBONE",
     "DEFAULT_BUDGET",
     "DEFAULT_EMBEDDER",
     "DEFAULT_SUITE",
+    "LEARNED",
     "EnvConfig",
+    "GepaConfig",
     "JudgeConfig",
+    "LinUCBConfig",
     "PPOConfig",
     "RewardConfig",
     "ServerConfig",
     "TrainConfig",
+    "WarmStartConfig",
     "cache_dir",
     "from_dict",
     "load",
@@ -35,6 +42,12 @@ DEFAULT_BACKBONE = "smollm2-135m-instruct"
 DEFAULT_EMBEDDER = "all-minilm-l6-v2"
 DEFAULT_SUITE = "mbpp"
 DEFAULT_BUDGET = 6
+DEFAULT_AGREEING = 2  #: programs that must agree under ``selector=agreement``
+
+#: Strategies that are trained, each with its learner (``promptrl train --learner``).
+LEARNED: Mapping[str, str] = MappingProxyType(
+    {"promptrl": "ppo", "linucb": "linucb", "best-fixed": "best-fixed", "gepa": "gepa"}
+)
 
 
 def cache_dir() -> Path:
@@ -63,6 +76,7 @@ class EnvConfig:
 
     budget: int = DEFAULT_BUDGET  #: LLM generations an episode may spend, every call counted
     feedback: str = "visible"
+    selector: str = "first"  #: of the final program, see `promptrl_plugin.env.selection`
     max_new_tokens: int = 768  #: of a program (EvalPlus's default)
     rewrite_max_new_tokens: int = 160  #: of a rewritten description
     warm_temperature: float = 0.4
@@ -78,6 +92,7 @@ class PPOConfig:
     total_steps: int = 8192
     n_envs: int = 32
     n_steps: int = 16  #: per environment and rollout, so a rollout has n_envs × n_steps transitions
+    replays: int = 0  #: rollouts on what was generated before, after each rollout; they are not in total_steps
     batch_size: int = 64
     n_epochs: int = 5
     learning_rate: float = 3e-4  #: decays linearly to 0
@@ -93,6 +108,33 @@ class PPOConfig:
     hidden_sizes: tuple[int, ...] = (64, 64)
     obs_clip: float = 10.0  #: normalised observations are clipped to ±obs_clip
     obs_min_std: float = 0.1  #: floor of a feature's standard deviation (features are of order one)
+
+
+@dataclass(frozen=True, slots=True)
+class LinUCBConfig:
+    """LinUCB with disjoint linear models (Li et al. 2010, arXiv 1003.0146, algorithm 1); n_envs etc. are PPO's."""
+
+    alpha: float = 0.5  #: width of the confidence bound in training; the mean alone decides at evaluation
+    ridge: float = 1.0  #: λ of the ridge regression, A_a = λI at first (1 in the paper)
+
+
+@dataclass(frozen=True, slots=True)
+class GepaConfig:
+    """GEPA (arXiv 2507.19457) through the package ``gepa``; what is not here is that package's default."""
+
+    minibatch: int = 3  #: train tasks that one reflection looks at (the package's default)
+    reflection_max_new_tokens: int = 512
+    max_program_lines: int = 30  #: of a program that is shown to the reflecting LLM
+
+
+@dataclass(frozen=True, slots=True)
+class WarmStartConfig:
+    """Behaviour cloning before PPO (`agent.warm_start`)."""
+
+    sequence: tuple[str, ...] = ()  #: operators to begin with, e.g. those of a best-fixed policy; none: no warm start
+    weight: float = 0.5  #: probability of the demonstrated operator; the rest is spread over all allowed ones
+    steps: int = 384  #: collected to learn from
+    epochs: int = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +163,8 @@ class ServerConfig:
 class TrainConfig:
     """A whole training run."""
 
+    learner: str = "ppo"  #: what is trained: a value of `LEARNED`
+    generations: int = 0  #: train generations of the other learners (0: ppo.total_steps); PPO's follow from its steps
     suite: str = "mbpp-train"
     backbone: str = DEFAULT_BACKBONE
     backend: str = "hf"  #: as EvalPlus's --backend
@@ -130,14 +174,18 @@ class TrainConfig:
     embedder: str = DEFAULT_EMBEDDER
     seed: int = 0
     limit: int = 0  #: use only that many train tasks (0: all)
-    example_suite: str = "starter-train"  #: solved tasks that operators may show; it ships with the package
+    example_suite: str = "examples"  #: solved tasks that operators may show; it ships with the package
     validation_fraction: float = 0.15  #: of the train tasks, held out for checkpoint selection
     validate_every: int = 4  #: rollouts between validations
     variants: int = 2  #: distinct sampling seeds that repeated episodes on one task cycle through
     operator_kinds: tuple[str, ...] = ("direct", "lexical", "semantic")
+    blank_features: tuple[str, ...] = ()  #: blocks of the observation that are always 0, e.g. "exec" (an ablation)
     env: EnvConfig = field(default_factory=EnvConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    linucb: LinUCBConfig = field(default_factory=LinUCBConfig)
+    gepa: GepaConfig = field(default_factory=GepaConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
 
 

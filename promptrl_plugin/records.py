@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 
 __all__ = [
     "AssertGroup",
+    "Candidate",
     "Check",
     "Completion",
     "Decoding",
+    "Effect",
+    "Execute",
     "FailureKind",
     "Feedback",
     "Generate",
@@ -26,6 +29,7 @@ __all__ = [
     "Prompt",
     "Sample",
     "Status",
+    "Step",
     "Task",
     "content_hash",
 ]
@@ -240,11 +244,66 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class Execute:
+    """Ask what these programs do on inputs generated from the visible ones; no right outputs are involved.
+
+    Sends back ``list[tuple[str, ...]]``: of each program one outcome an input, equal where the programs did the
+    same. Empty where nothing may be executed (``feedback=none``) or the task shows no input that can be read.
+    """
+
+    programs: tuple[str, ...]
+
+
+Effect = Generate | Check | Execute
+
+
+@dataclass(frozen=True, slots=True)
 class OptimizedPrompt:
     """The prompt that produced a submission and how it came about."""
 
     text: str
     operators: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A program that a strategy had looked at on its way.
+
+    Attributes:
+        program: The program, sanitized.
+        generations: LLM generations spent on the task until then.
+        visible: Fraction of the shown tests that it passes, None where nothing is shown.
+        failure: Why the first failing one of them failed; None when all passed, or nothing is shown.
+        outcomes: Digest of what it did on generated inputs (see `Execute`), ``""`` where there were none; None
+            where it was not executed on them.
+    """
+
+    program: str
+    generations: int
+    visible: float | None = None
+    failure: FailureKind | None = None
+    outcomes: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one action did to the prompt, and the program that came of it.
+
+    Of a repair it keeps that there is one, not what went wrong: at ``feedback=oracle`` that quotes a hidden test.
+
+    Attributes:
+        generations: LLM generations spent on the task until then.
+        text: The task's own text, as edited so far.
+        examples: Ids of the solved train tasks that are shown before it.
+        repair: Whether the prompt shows a failed program to be mended.
+        candidate: Position of the program in `Sample.candidates`, None where the action made none (stop, revert).
+    """
+
+    generations: int
+    text: str
+    examples: tuple[str, ...] = ()
+    repair: bool = False
+    candidate: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +318,9 @@ class Sample:
         prompt_tokens / completion_tokens: Tokens read and written by those generations.
         visible_status: Status of the submission on the visible tests, None where not looked at.
         prompt: The prompt behind the submission.
+        actions: Names of the actions taken, in order, where the strategy has actions.
+        candidates: Every program that was looked at, in order.
+        steps: What each of `actions` did, in the same order.
     """
 
     task_id: str
@@ -269,3 +331,6 @@ class Sample:
     completion_tokens: int = 0
     visible_status: Status | None = None
     prompt: OptimizedPrompt = field(default_factory=lambda: OptimizedPrompt(""))
+    actions: tuple[str, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    steps: tuple[Step, ...] = ()

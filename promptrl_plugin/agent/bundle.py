@@ -1,4 +1,4 @@
-"""The policy bundle: a trained agent as a folder of two files, never a pickle.
+"""The policy bundle: what a strategy has learned, as a folder of two files, never a pickle.
 
 ```
 policy.safetensors   policy/…: parameters and observation statistics; projection/…: of the task embedding
@@ -6,12 +6,23 @@ manifest.json        schema, SHA-256 of the tensors and of the manifest itself, 
 ```
 
 It holds no text of any task: of train tasks and examples it keeps ids, hashes and fingerprints, and that
-is what lets it refuse a task it was trained on.
+is what lets it refuse a task it was trained on. (An instruction that GEPA wrote may quote its train tasks.)
+
+What ``network`` and ``weights`` are depends on the learner, which the manifest names in ``config.learner``
+(a manifest that does not is of PPO):
+
+| learner | network, besides obs_dim and n_actions | weights |
+| --- | --- | --- |
+| `ppo` | `ActorCritic.spec` | `ActorCritic.tensors` |
+| `linucb` | alpha, ridge | theta: mean payoff weights, float32 ``[n_actions, obs_dim + 1]``, the last of the constant |
+| `best-fixed` | sequence: names of operators | – |
+| `gepa` | instruction: what replaces EvalPlus's | – |
 """
 
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
 import json
 import math
@@ -28,7 +39,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from promptrl_plugin.config import TrainConfig, from_dict
+from promptrl_plugin.config import LEARNED, TrainConfig, from_dict
 from promptrl_plugin.errors import BundleError, ConfigError, LeakageError
 from promptrl_plugin.records import Task, content_hash
 from promptrl_plugin.storage.runs import environment, write_atomic
@@ -37,7 +48,7 @@ from promptrl_plugin.suites.splits import leaks
 if TYPE_CHECKING:
     from promptrl_plugin.agent.network import ActorCritic
 
-__all__ = ["MANIFEST", "SCHEMA_VERSION", "TENSORS", "Policy", "PolicyBundle", "same_model"]
+__all__ = ["MANIFEST", "SCHEMA_VERSION", "TENSORS", "Arrays", "Policy", "PolicyBundle", "same_model"]
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -61,7 +72,7 @@ class PolicyBundle:
         embedder: Sentence embedder of the observation's task embedding.
         observation / observation_version: Names of the features, in order, and their definition's version.
         actions / action_digest: Names of the actions, in order, and the table's hash (`ActionTable.digest`).
-        network / weights: `ActorCritic.spec` and `ActorCritic.tensors`, observation statistics included.
+        network / weights: What was learned, see the table above; observation statistics included.
         projection_mean / projection_components: Of the embedding, float32 ``[d]`` and ``[k, d]``.
         config: The resolved `TrainConfig`, as plain data.
         train_suite / train_suite_version: Where its train tasks come from.
@@ -123,9 +134,23 @@ class PolicyBundle:
         return network
 
     def policy(self) -> Policy:
-        """The trained policy, acting greedily."""
+        """The trained policy, acting greedily, of a learner that has one (ppo, linucb)."""
+        if self.learner == "linucb":
+            from promptrl_plugin.agent.linucb import mean_policy
+
+            return mean_policy(self.weights["theta"])
         network = self.actor_critic()
         return lambda observation, mask: int(network.act(observation[None], mask[None])[0])
+
+    @property
+    def learner(self) -> str:
+        """What made it: a value of `config.LEARNED`."""
+        return str(self.config.get("learner", "ppo"))
+
+    def train_command(self, model: str) -> str:
+        """The command that trains another one by the same learner."""
+        learner = "" if self.learner == "ppo" else f" --learner {self.learner}"
+        return f"promptrl train{learner} --model {model}"
 
     @property
     def content_hash(self) -> str:
@@ -142,10 +167,46 @@ class PolicyBundle:
         try:
             config: TrainConfig = from_dict(TrainConfig, self.config)
         except ConfigError as e:
-            raise BundleError(f"{self._name}: {e}; train it again: promptrl train --model {self.backbone}") from None
+            raise BundleError(f"{self._name}: {e}; train it again: {self.train_command(self.backbone)}") from None
         return config
 
     # --- refuse ----------------------------------------------------------------------------------
+
+    def check_strategy(self, strategy: str) -> None:
+        """Make sure that this is what the strategy learns.
+
+        Raises:
+            BundleError: It is another learner's.
+        """
+        if self.learner != LEARNED[strategy]:
+            owner = next((s for s, learner in LEARNED.items() if learner == self.learner), self.learner)
+            raise BundleError(
+                f"{self._name} is of learner {self.learner}, for strategy {owner}, not {strategy}; train one: "
+                f"promptrl train --learner {LEARNED[strategy]} --model {self.backbone}"
+            )
+
+    def check_backbone(self, backbone: str, backbone_fingerprint: str) -> None:
+        """Make sure that the bundle was trained for this model.
+
+        The model is compared by name (`same_model`). Other weights of it (the hub's instead of a quantized
+        file's) are worth a warning, other numerics (bfloat16 on a GPU instead of float32) are not.
+
+        Raises:
+            BundleError: It was not; names the command that trains a fitting one.
+        """
+        if not same_model(backbone_fingerprint, self.backbone_fingerprint):
+            raise self._unfit(
+                f"was trained for backbone {self.backbone} ({self.backbone_fingerprint}), not {backbone} "
+                f"({backbone_fingerprint})",
+                backbone,
+            )
+        mine, other = (f.rpartition("/")[0] for f in (self.backbone_fingerprint, backbone_fingerprint))
+        if mine != other:
+            warnings.warn(
+                f"{self._name} was trained on {self.backbone_fingerprint}, this is {backbone_fingerprint}: "
+                "the same model with other weights, so it may do less well",
+                stacklevel=3,
+            )
 
     def check_compatible(
         self,
@@ -156,31 +217,18 @@ class PolicyBundle:
         observation: Sequence[str],
         observation_version: int,
     ) -> None:
-        """Make sure that the bundle was trained for this model, action table and observation.
-
-        The model is compared by name (`same_model`). Other weights of it (the hub's instead of a quantized
-        file's) are worth a warning, other numerics (bfloat16 on a GPU instead of float32) are not.
+        """Make sure that the bundle was trained for this model (`check_backbone`), action table and observation.
 
         Raises:
             BundleError: It was not; names what differs and the command that trains a fitting one.
         """
-        if not same_model(backbone_fingerprint, self.backbone_fingerprint):
-            differs = f"was trained for backbone {self.backbone} ({self.backbone_fingerprint}), not {backbone} "
-            differs += f"({backbone_fingerprint})"
-        elif action_digest != self.action_digest:
-            differs = f"was trained with another action table ({len(self.actions)} actions: {', '.join(self.actions)})"
-        elif (tuple(observation), observation_version) != (self.observation, self.observation_version):
-            differs = "was trained with another observation layout" + self._first_difference(observation)
-        else:
-            mine, other = (f.rpartition("/")[0] for f in (self.backbone_fingerprint, backbone_fingerprint))
-            if mine != other:
-                warnings.warn(
-                    f"{self._name} was trained on {self.backbone_fingerprint}, this is {backbone_fingerprint}: "
-                    "the same model with other weights, so it may do less well",
-                    stacklevel=2,
-                )
-            return
-        raise BundleError(f"{self._name} {differs}; train one that fits: promptrl train --model {backbone}")
+        self.check_backbone(backbone, backbone_fingerprint)
+        if action_digest != self.action_digest:
+            names = ", ".join(self.actions)
+            raise self._unfit(f"was trained with another action table ({len(self.actions)} actions: {names})", backbone)
+        if (tuple(observation), observation_version) != (self.observation, self.observation_version):
+            difference = self._first_difference(observation)
+            raise self._unfit(f"was trained with another observation layout{difference}", backbone)
 
     def check_no_leak(self, tasks: Iterable[Task]) -> None:
         """Make sure that none of these tasks, or a near-duplicate of one, trained the policy.
@@ -195,12 +243,15 @@ class PolicyBundle:
             if reason is not None:
                 raise LeakageError(
                     f"{self._name} must not solve {task.id}, which has {reason} of it; use --split crossfit:5, or "
-                    f"a policy trained on other tasks: promptrl train --model {self.backbone} --suite mbpp-train"
+                    f"a policy trained on other tasks: {self.train_command(self.backbone)} --suite mbpp-train"
                 )
 
     @property
     def _name(self) -> str:
         return f"policy bundle {self.path}" if self.path is not None else "the policy bundle"
+
+    def _unfit(self, differs: str, model: str) -> BundleError:
+        return BundleError(f"{self._name} {differs}; train one that fits: {self.train_command(model)}")
 
     def _first_difference(self, observation: Sequence[str]) -> str:
         if len(observation) != len(self.observation):
@@ -323,8 +374,12 @@ def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
             write_atomic(fresh / name, content)
         fresh.chmod(0o755)  # mkdtemp makes 0700
         _replace_folder(fresh, path)
-    finally:
+    except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    for kind in ("new", "old"):  # of this writing, or of one that was killed
+        for rest in path.parent.glob(f".{glob.escape(path.name)}.{kind}-*"):
+            shutil.rmtree(rest, ignore_errors=True)
 
 
 def _replace_folder(fresh: Path, path: Path) -> None:
@@ -338,4 +393,3 @@ def _replace_folder(fresh: Path, path: Path) -> None:
         if old.exists():
             os.rename(old, path)
         raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,22 @@ from promptrl_plugin.agent.normalize import RunningNormalizer
 from promptrl_plugin.agent.tensorfile import load_tree, save_tree
 from promptrl_plugin.config import PPOConfig
 
-__all__ = ["ActorCritic", "masked_entropy", "masked_log_probs", "sample"]
+__all__ = ["ActorCritic", "masked_entropy", "masked_log_probs", "one_thread", "sample"]
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread, with results that do not depend on how many it has.
+
+    A matrix product over several threads may round otherwise; a run that is repeated or resumed where
+    ``OMP_NUM_THREADS`` differs would end with other parameters. These networks are too small to gain from more.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def masked_log_probs(logits: Tensor, masks: Tensor) -> Tensor:
@@ -66,6 +82,7 @@ class ActorCritic(nn.Module):
         generator: Source of the initial weights. torch's global generator is not touched.
     """
 
+    @one_thread()
     def __init__(self, obs_dim: int, n_actions: int, config: PPOConfig, generator: torch.Generator) -> None:
         super().__init__()
         self.obs_dim, self.n_actions = obs_dim, n_actions
@@ -75,6 +92,7 @@ class ActorCritic(nn.Module):
         self.actor = _mlp(sizes, n_actions, head_gain=0.01, generator=generator)
         self.critic = _mlp(sizes, 1, head_gain=1.0, generator=generator)
 
+    @one_thread()
     def forward(self, features: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities ``[n, n_actions]`` and values ``[n]`` of *normalised* observations.
 
@@ -83,6 +101,7 @@ class ActorCritic(nn.Module):
         """
         return masked_log_probs(self.actor(features), masks), self.value(features)
 
+    @one_thread()
     def value(self, features: Tensor) -> Tensor:
         """Values ``[n]`` of normalised observations."""
         values: Tensor = self.critic(features).squeeze(-1)
@@ -104,6 +123,7 @@ class ActorCritic(nn.Module):
         out: npt.NDArray[np.int64] = actions.numpy()
         return out
 
+    @one_thread()
     def _log_probs(self, observations: npt.ArrayLike, masks: npt.ArrayLike) -> Tensor:
         features = self.normalizer(torch.as_tensor(np.asarray(observations)))
         return masked_log_probs(self.actor(features), torch.as_tensor(np.asarray(masks, dtype=bool)))

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from promptrl_plugin.agent.bundle import PolicyBundle
-from promptrl_plugin.agent.network import ActorCritic
-from promptrl_plugin.agent.setup import EpisodeSetup, load_embedder, load_library
-from promptrl_plugin.backbones.base import Backbone
-from promptrl_plugin.backbones.caching import CachingBackbone
+from promptrl_plugin.agent.bundle import Arrays, PolicyBundle
+from promptrl_plugin.agent.setup import EpisodeSetup, layout_of, load_embedder, load_library
+from promptrl_plugin.backbones.caching import CachingBackbone, RecordingBackbone
 from promptrl_plugin.backbones.registry import load_backbone
 from promptrl_plugin.checking.base import Judge, JudgeRequest
 from promptrl_plugin.checking.caching import CachingJudge
@@ -19,8 +17,9 @@ from promptrl_plugin.checking.judge import IsolatedJudge
 from promptrl_plugin.config import TrainConfig, to_dict
 from promptrl_plugin.env.context import Projection
 from promptrl_plugin.env.observation import OBSERVATION_VERSION, ObservationLayout
+from promptrl_plugin.env.recall import Recall
 from promptrl_plugin.env.rollout import Rollout
-from promptrl_plugin.errors import ConfigError
+from promptrl_plugin.errors import ConfigError, UnknownNameError
 from promptrl_plugin.prompts.action_space import ActionTable
 from promptrl_plugin.records import Feedback, Status
 from promptrl_plugin.storage.cache import Cache
@@ -52,8 +51,8 @@ class TrainingParts:
     rollout: Rollout
     validation: Rollout
     dropped: tuple[str, ...]
-    backbone: CachingBackbone
-    rewriter: CachingBackbone | None
+    backbone: RecordingBackbone
+    rewriter: RecordingBackbone | None
     judge: Judge
     cache: Cache
     command: str
@@ -67,9 +66,25 @@ class TrainingParts:
         )
 
     def counters(self) -> dict[str, float]:
-        """Generations made and saved so far in this process."""
-        stats = self.backbone.stats
-        return {"cache/hits": float(stats.hits), "cache/misses": float(stats.misses)}
+        """Generations made and saved, and seconds spent, so far in this process."""
+        stats, seconds = self.backbone.stats, self.rollout.seconds
+        return {
+            "time/episodes": seconds.total,
+            "time/judging": seconds.judging,
+            "time/waiting_for_judge": seconds.waiting,
+            "cache/hits": float(stats.hits),
+            "cache/misses": float(stats.misses),
+            "generations/distinct": float(self.generations),
+        }
+
+    @property
+    def generations(self) -> int:
+        """Distinct generations that the run has asked for, whether they were made or found in the cache."""
+        return self.backbone.num_recorded + (self.rewriter.num_recorded if self.rewriter is not None else 0)
+
+    def recall(self) -> Recall:
+        """Which actions training can repeat without a new generation."""
+        return Recall(self.backbone, self.rewriter)
 
     def close(self) -> None:
         """End workers, free the model, close the cache."""
@@ -94,6 +109,11 @@ def build(
     Raises:
         UserError: Unknown names, missing data or model, too few tasks.
     """
+    table = ActionTable.default(config.operator_kinds)
+    layout = layout_of(table, config, config.env.embedding_dim)
+    for name in config.warm_start.sequence:
+        if name not in table.names:  # said before a model is loaded; an ablation may have taken it away
+            raise UnknownNameError("operator of this run", name, table.names)
     suite = suite or load_suite(config.suite)
     cache = Cache()
     judge = CachingJudge(IsolatedJudge(config.judge), cache)
@@ -102,7 +122,7 @@ def build(
     backbone = _backbone(config, config.backbone, cache)
     rewriter = _backbone(config, config.rewriter, cache) if config.rewriter else None
     train, validation = _split(tasks, config)
-    setup = _setup(config, train, cache)
+    setup = _setup(config, layout, table, train, cache)
     context = setup.episode_context(
         config.env, Feedback(config.env.feedback), backbone.chat, config.seed, (rewriter or backbone).chat
     )
@@ -134,8 +154,17 @@ def load_train_tasks(suite: Suite, judge: Judge, limit: int = 0) -> tuple[list[T
     return kept, tuple(t.task.id for t, ok in zip(tasks, right, strict=True) if not ok)
 
 
-def make_bundle(parts: TrainingParts, policy: ActorCritic, rows: Sequence[dict[str, Any]], path: Path) -> Path:
-    """Write the policy bundle of a finished run; returns its folder."""
+def make_bundle(
+    parts: TrainingParts, network: dict[str, Any], weights: Arrays, rows: Sequence[dict[str, Any]], path: Path
+) -> Path:
+    """Write the policy bundle of a finished run; returns its folder.
+
+    Args:
+        parts: What was trained with.
+        network, weights: What was learned; `network` need not say how many features and actions there are.
+        rows: Metrics; the last row goes into the bundle.
+        path: Where the bundle goes.
+    """
     config, setup = parts.config, parts.setup
     trained = [*parts.rollout.tasks, *parts.validation.tasks]
     examples = setup.library.examples
@@ -149,8 +178,8 @@ def make_bundle(parts: TrainingParts, policy: ActorCritic, rows: Sequence[dict[s
         observation_version=OBSERVATION_VERSION,
         actions=setup.table.names,
         action_digest=setup.table.digest,
-        network=policy.spec(),
-        weights=policy.tensors(),
+        network={"obs_dim": setup.layout.size, "n_actions": setup.table.n} | network,
+        weights=weights,
         projection_mean=setup.projection.mean,
         projection_components=setup.projection.components,
         config=to_dict(config),
@@ -166,11 +195,9 @@ def make_bundle(parts: TrainingParts, policy: ActorCritic, rows: Sequence[dict[s
     return bundle.save(path)
 
 
-def _backbone(config: TrainConfig, name: str, cache: Cache) -> CachingBackbone:
-    backbone: Backbone = load_backbone(
-        name, backend=config.backend, dtype=config.dtype, base_url=config.base_url or None, cache=cache
-    )
-    return backbone if isinstance(backbone, CachingBackbone) else CachingBackbone(backbone, cache)
+def _backbone(config: TrainConfig, name: str, cache: Cache) -> RecordingBackbone:
+    backbone = load_backbone(name, backend=config.backend, dtype=config.dtype, base_url=config.base_url or None)
+    return RecordingBackbone(backbone.inner if isinstance(backbone, CachingBackbone) else backbone, cache)
 
 
 def _split(tasks: Sequence[TrainTask], config: TrainConfig) -> tuple[list[TrainTask], list[TrainTask]]:
@@ -182,13 +209,14 @@ def _split(tasks: Sequence[TrainTask], config: TrainConfig) -> tuple[list[TrainT
     return [t for t in tasks if t.task.id in train_ids], [t for t in tasks if t.task.id in held_out_ids]
 
 
-def _setup(config: TrainConfig, train: Sequence[TrainTask], cache: Cache) -> EpisodeSetup:
+def _setup(
+    config: TrainConfig, layout: ObservationLayout, table: ActionTable, train: Sequence[TrainTask], cache: Cache
+) -> EpisodeSetup:
     embed = load_embedder(config.embedder, cache)
     embeddings = embed([t.task.prompt for t in train])
-    table = ActionTable.default(config.operator_kinds)
     return EpisodeSetup(
         table,
-        ObservationLayout.of(table, config.env.embedding_dim),
+        layout,
         load_library(config.example_suite, embed),
         Projection.fit(embeddings, config.env.embedding_dim),
         embed,

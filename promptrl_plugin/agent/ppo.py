@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from promptrl_plugin import __version__
-from promptrl_plugin.agent.network import ActorCritic, masked_entropy, sample
+from promptrl_plugin.agent.network import ActorCritic, masked_entropy, one_thread, sample
 from promptrl_plugin.agent.tensorfile import load_tree, save_tree
 from promptrl_plugin.config import PPOConfig, to_dict
 from promptrl_plugin.errors import ConfigError
@@ -29,7 +29,7 @@ from promptrl_plugin.storage.runs import environment
 
 __all__ = ["CHECKPOINT_VERSION", "PPO", "Losses", "MaskedVectorEnv", "Rollout", "compute_gae", "ppo_losses"]
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 KL_TOLERANCE = 1.5  #: an update stops at that multiple of `target_kl` (as Stable-Baselines3)
 ADAM_EPSILON = 1e-5  #: as in the original implementation (OpenAI Baselines, ppo2)
 
@@ -205,6 +205,26 @@ def ppo_losses(
     return Losses(total, policy, value, entropy.mean(), approx_kl, clip_fraction)
 
 
+class _Source:
+    """Environments, with the observations that the next actions answer (None before the first reset)."""
+
+    def __init__(self, env: MaskedVectorEnv) -> None:
+        self.env = env
+        self.observations: Floats | None = None
+        self.ended = np.zeros(env.num_envs, dtype=np.bool_)  # who has ended an episode yet
+
+    def get_state(self) -> dict[str, Any] | None:
+        if self.observations is None:
+            return None
+        return {"observations": self.observations.copy(), "ended": self.ended.copy(), "env": self.env.get_state()}
+
+    def set_state(self, state: Mapping[str, Any] | None) -> None:
+        if state is not None:
+            self.env.set_state(state["env"])
+            self.observations = state["observations"]
+            self.ended = np.array(state["ended"], dtype=np.bool_)
+
+
 class PPO:
     """The agent: an actor-critic, its optimiser, and where they are in training.
 
@@ -214,6 +234,7 @@ class PPO:
         seed: Seeds initial weights, action sampling, minibatch order and the first `reset`.
         policy: Start from this policy (e.g. a warm-started one) instead of a fresh one.
         on_rollout: See `OnRollout`.
+        replay_env: Where the `PPOConfig.replays` rollouts after each one are collected.
 
     Raises:
         ValueError: `policy` or `config` does not fit `env`.
@@ -226,6 +247,7 @@ class PPO:
         seed: int,
         policy: ActorCritic | None = None,
         on_rollout: OnRollout | None = None,
+        replay_env: MaskedVectorEnv | None = None,
     ) -> None:
         self.env, self.config, self.seed, self.on_rollout = env, config, seed, on_rollout
         self.generator = torch.Generator().manual_seed(seed)
@@ -235,10 +257,13 @@ class PPO:
             raise ValueError(f"the policy was not made for {obs_dim} features and {n_actions} actions")
         if env.num_envs != config.n_envs:
             raise ValueError(f"config.n_envs is {config.n_envs}, but there are {env.num_envs} environments")
+        if config.replays and replay_env is None:
+            raise ValueError(f"config.replays is {config.replays}, but there is no replay_env")
         self.optimizer = torch.optim.Adam(self.policy.parameters(), config.learning_rate, eps=ADAM_EPSILON)
         self.num_timesteps = 0
         self.num_rollouts = 0
-        self._observations: Floats | None = None
+        self._live = _Source(env)
+        self._memory = _Source(replay_env) if replay_env is not None and config.replays else None
 
     def learn(self, total_steps: int | None = None) -> PPO:
         """Train until `total_steps` transitions (default: `PPOConfig.total_steps`) have been collected.
@@ -250,9 +275,17 @@ class PPO:
         while self.num_timesteps < total:
             started = time.perf_counter()
             learning_rate, ent_coef = self._schedules(self.num_timesteps / total)
-            rollout, metrics = self._collect()
+            rollout, metrics = self._collect(self._live)
+            self.num_timesteps += self.config.n_steps * self.config.n_envs
+            self.num_rollouts += 1
+            metrics |= {"steps": float(self.num_timesteps), "rollouts": float(self.num_rollouts)}
+            collected = time.perf_counter()
             metrics |= self._train(rollout, learning_rate, ent_coef)
-            metrics |= {"time/rollout_seconds": time.perf_counter() - started}
+            metrics |= self._replay(learning_rate, ent_coef)
+            metrics |= {
+                "time/rollout_seconds": collected - started,
+                "time/update_seconds": time.perf_counter() - collected,
+            }
             if self.on_rollout is not None and self.on_rollout(metrics) is False:
                 break
         return self
@@ -260,6 +293,16 @@ class PPO:
     def predict(self, observations: Floats, masks: Bools, deterministic: bool = True) -> npt.NDArray[np.int64]:
         """Actions ``[n]`` for raw observations; normaliser and, if deterministic, generator are untouched."""
         return self.policy.act(observations, masks, None if deterministic else self.generator)
+
+    def _replay(self, learning_rate: float, ent_coef: float) -> dict[str, float]:
+        """`PPOConfig.replays` rollouts with an update each, from memory; returns the last one's figures."""
+        figures: dict[str, float] = {}
+        for _ in range(self.config.replays if self._memory is not None else 0):
+            assert self._memory is not None
+            rollout, metrics = self._collect(self._memory)
+            metrics |= self._train(rollout, learning_rate, ent_coef)
+            figures = {f"replay/{k.partition('/')[2]}": v for k, v in metrics.items()}
+        return figures
 
     def _schedules(self, progress: float) -> tuple[float, float]:
         """Learning rate and entropy coefficient for a rollout that starts at `progress` in [0, 1)."""
@@ -269,19 +312,20 @@ class PPO:
     # --- collect ---------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _collect(self) -> tuple[Rollout, dict[str, float]]:
-        config, policy = self.config, self.policy
-        if self._observations is None:
-            self._observations, _ = self.env.reset(seed=self.seed)
+    def _collect(self, source: _Source) -> tuple[Rollout, dict[str, float]]:
+        config, policy, env = self.config, self.policy, source.env
+        if source.observations is None:
+            source.observations, _ = env.reset(seed=self.seed)
         rollout = Rollout(config.n_steps, config.n_envs, policy.obs_dim, policy.n_actions)
         episodes: list[Mapping[str, Any]] = []
+        steady = bool(source.ended.all())
         for t in range(config.n_steps):
-            raw = torch.as_tensor(self._observations)
+            raw = torch.as_tensor(source.observations)
             policy.normalizer.update(raw)
-            features, masks = policy.normalizer(raw), torch.as_tensor(self.env.action_masks())
+            features, masks = policy.normalizer(raw), torch.as_tensor(env.action_masks())
             log_probs, values = policy(features, masks)
             actions = sample(log_probs, self.generator)
-            self._observations, rewards, terminated, truncated, infos = self.env.step(actions.numpy())
+            source.observations, rewards, terminated, truncated, infos = env.step(actions.numpy())
             if not np.isfinite(rewards).all():
                 raise ValueError(f"the environment gave a reward that is not finite: {rewards.tolist()}")
             rollout.features[t], rollout.masks[t], rollout.actions[t] = features, masks, actions
@@ -289,12 +333,11 @@ class PPO:
             rollout.values[t], rollout.rewards[t] = values, torch.as_tensor(rewards)
             rollout.terminated[t], rollout.truncated[t] = torch.as_tensor(terminated), torch.as_tensor(truncated)
             rollout.next_values[t] = self._final_values(truncated, infos)
+            source.ended |= terminated | truncated
             episodes += [e for e in infos.get("episode", ()) if e is not None]
-        last_values = policy.value(policy.normalizer(torch.as_tensor(self._observations)))
+        last_values = policy.value(policy.normalizer(torch.as_tensor(source.observations)))
         rollout.finish(last_values, config.gamma, config.gae_lambda)
-        self.num_timesteps += config.n_steps * config.n_envs
-        self.num_rollouts += 1
-        return rollout, self._rollout_metrics(rollout, episodes)
+        return rollout, self._rollout_metrics(rollout, episodes if steady else [])
 
     def _final_values(self, truncated: Bools, infos: Mapping[str, Any]) -> Tensor:
         """Values ``[n]`` of the last observations of truncated episodes, 0 elsewhere."""
@@ -306,9 +349,11 @@ class PPO:
         return values
 
     def _rollout_metrics(self, rollout: Rollout, episodes: list[Mapping[str, Any]]) -> dict[str, float]:
+        """Figures of a rollout; `episodes` is empty until all environments have ended one.
+
+        They begin together, so the first to end are the short ones, which are not like the rest.
+        """
         metrics = {
-            "steps": float(self.num_timesteps),
-            "rollouts": float(self.num_rollouts),
             "rollout/episodes": float(len(episodes)),
             "rollout/reward": float(rollout.rewards.mean()),
         }
@@ -337,7 +382,7 @@ class PPO:
                 stopped = config.target_kl is not None and float(losses.approx_kl) > KL_TOLERANCE * config.target_kl
                 if stopped:
                     break
-                self._update(losses.total)
+                self.update(losses.total)
                 updates += 1
             if stopped:
                 break
@@ -366,7 +411,13 @@ class PPO:
             ent_coef=ent_coef,
         )
 
-    def _update(self, loss: Tensor) -> None:
+    @one_thread()
+    def update(self, loss: Tensor) -> None:
+        """One step of the optimiser down the gradient of `loss`.
+
+        Raises:
+            FloatingPointError: It is not finite.
+        """
         if not bool(torch.isfinite(loss)):
             raise FloatingPointError(f"the loss is {float(loss)} after {self.num_timesteps} steps")
         self.optimizer.zero_grad()
@@ -390,8 +441,8 @@ class PPO:
             "policy": self.policy.tensors(),
             "optimizer": {str(i): {k: v.numpy().copy() for k, v in slot.items()} for i, slot in adam.items()},
             "generator": self.generator.get_state().numpy().copy(),
-            "observations": None if self._observations is None else self._observations.copy(),
-            "env": None if self._observations is None else self.env.get_state(),
+            "live": self._live.get_state(),
+            "memory": None if self._memory is None else self._memory.get_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -409,9 +460,9 @@ class PPO:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
         self.generator.set_state(torch.from_numpy(np.array(state["generator"])))
         self.seed, self.num_timesteps, self.num_rollouts = state["seed"], state["num_timesteps"], state["num_rollouts"]
-        self._observations = state["observations"]
-        if state["env"] is not None:
-            self.env.set_state(state["env"])
+        self._live.set_state(state["live"])
+        if self._memory is not None:
+            self._memory.set_state(state["memory"])
 
     def _check_fits(self, state: Mapping[str, Any]) -> None:
         if state.get("version") != CHECKPOINT_VERSION:
@@ -443,7 +494,9 @@ class PPO:
         try:
             state = load_tree(path)
         except (OSError, ValueError) as e:
-            raise ConfigError(f"cannot resume from {path}: {e}; train anew") from e
+            raise ConfigError(
+                f"cannot resume from {path} ({e}); train again in another folder: what was generated is in the cache"
+            ) from None
         self.load_state_dict(state)
 
 

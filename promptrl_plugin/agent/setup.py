@@ -2,7 +2,7 @@
 
 The trainer builds one from its train tasks; a policy bundle stores what it takes to build the same one
 again. Benchmark text never goes into a bundle: it keeps ids and hashes, and the examples are read from
-their suite again (by default `starter-train`, which ships with the package).
+their suite again (by default `examples`, which ships with the package).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from promptrl_plugin.agent.bundle import PolicyBundle
 from promptrl_plugin.config import EnvConfig, TrainConfig
 from promptrl_plugin.env.context import EpisodeContext, Projection, TaskContext, build_task_contexts
 from promptrl_plugin.env.observation import ObservationLayout
+from promptrl_plugin.env.selection import Selector
 from promptrl_plugin.errors import BundleError
 from promptrl_plugin.prompts.action_space import ActionTable
 from promptrl_plugin.prompts.examples import ExampleLibrary
@@ -25,7 +26,7 @@ from promptrl_plugin.storage.cache import Cache
 from promptrl_plugin.suites.hidden import TrainTask
 from promptrl_plugin.suites.registry import load_suite
 
-__all__ = ["EpisodeSetup", "load_embedder", "load_library"]
+__all__ = ["EpisodeSetup", "layout_of", "load_embedder", "load_library"]
 
 Embed = Callable[[Sequence[str]], npt.NDArray[np.float32]]
 
@@ -59,7 +60,7 @@ class EpisodeSetup:
         projection = Projection(
             np.zeros(dim, dtype=np.float32), np.zeros((config.env.embedding_dim, dim), dtype=np.float32)
         )
-        return cls(table, ObservationLayout.of(table, config.env.embedding_dim), library, projection, embed)
+        return cls(table, layout_of(table, config, config.env.embedding_dim), library, projection, embed)
 
     @classmethod
     def from_bundle(cls, bundle: PolicyBundle, cache: Cache | None) -> EpisodeSetup:
@@ -73,14 +74,14 @@ class EpisodeSetup:
         config = bundle.train_config()
         embed = load_embedder(bundle.embedder, cache)
         library = load_library(config.example_suite, embed)
-        if tuple(e.task_id for e in library.examples) != bundle.example_ids:
+        if library.hashes != bundle.example_hashes:
             raise BundleError(
                 f"the example tasks of suite {config.example_suite} are not those that the policy bundle was trained "
-                f"with; train it again: promptrl train --model {bundle.backbone}"
+                f"with; train it again: {bundle.train_command(bundle.backbone)}"
             )
         table = ActionTable.of(bundle.actions)
         projection = Projection(bundle.projection_mean, bundle.projection_components)
-        layout = ObservationLayout.of(table, len(bundle.projection_components))
+        layout = layout_of(table, config, len(bundle.projection_components))
         return cls(table, layout, library, projection, embed)
 
     def task_contexts(self, tasks: Sequence[Task]) -> list[TaskContext]:
@@ -93,6 +94,16 @@ class EpisodeSetup:
         """Settings of a run's episodes."""
         rewriter_chat = chat if rewriter_chat is None else rewriter_chat
         return EpisodeContext(self.table, env, feedback, chat, rewriter_chat, seed)
+
+
+def layout_of(table: ActionTable, config: TrainConfig, embedding_dim: int) -> ObservationLayout:
+    """The observation that goes with a run's settings.
+
+    Raises:
+        ConfigError: They blank a block that does not exist.
+    """
+    agreement = Selector.parse(config.env.selector).agreeing > 1
+    return ObservationLayout.of(table, embedding_dim, config.blank_features, agreement=agreement)
 
 
 def load_library(suite_name: str, embed: Embed) -> ExampleLibrary:

@@ -2,11 +2,13 @@
 
 Arrays become tensors of the file; everything else is JSON in its header's metadata
 (https://huggingface.co/docs/safetensors, *Format*), where an array leaves a reference
-``{"__tensor__": name}``. So a file is always complete or absent, and reading it runs no code.
+``{"__tensor__": name}``; before it stands a SHA-256 of JSON and arrays. So a file is complete or absent, damage
+is noticed, equal trees give equal files, and reading one runs no code.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +22,8 @@ from promptrl_plugin.storage.runs import write_atomic
 __all__ = ["load_tree", "pack", "save_tree", "unpack"]
 
 _REFERENCE = "__tensor__"
-_KEY = "tree"
+_KEY = "tree"  # the only one: safetensors writes several in any order
+_DIGITS = 64
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -80,7 +83,8 @@ def save_tree(path: Path, tree: Any) -> None:
     from safetensors.numpy import save
 
     data, arrays = pack(tree)
-    write_atomic(path, save(arrays, metadata={_KEY: json.dumps(data)}))
+    text = json.dumps(data)
+    write_atomic(path, save(arrays, metadata={_KEY: _digest(text, arrays) + text}))
 
 
 def load_tree(path: Path) -> Any:
@@ -95,8 +99,18 @@ def load_tree(path: Path) -> Any:
     path.stat()  # an OSError of its own kind where the file is missing
     try:
         with safe_open(str(path), framework="numpy") as f:
-            metadata = f.metadata() or {}
+            metadata = (f.metadata() or {})[_KEY]
             arrays = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118  # not a mapping
-        return unpack(json.loads(metadata[_KEY]), arrays)
-    except (SafetensorError, KeyError, json.JSONDecodeError) as e:
+        digest, text = metadata[:_DIGITS], metadata[_DIGITS:]
+        if digest != _digest(text, arrays):
+            raise ValueError("hash mismatch")
+        return unpack(json.loads(text), arrays)
+    except (SafetensorError, KeyError, ValueError) as e:
         raise ValueError(f"{path} is damaged or not a file of promptrl: {e}") from e
+
+
+def _digest(text: str, arrays: Arrays) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()

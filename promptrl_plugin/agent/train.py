@@ -1,104 +1,77 @@
-"""Trains a PPO agent for one frozen backbone: tasks → rollouts → PPO → policy bundle."""
+"""Trains what a strategy learns for one frozen backbone: tasks → learner → policy bundle. PPO is the default."""
 
 from __future__ import annotations
 
-import json
-import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable
 
-import numpy as np
-import numpy.typing as npt
-
-from promptrl_plugin.agent.curves import plot_learning_curve
+from promptrl_plugin.agent.best_fixed import train_best_fixed
+from promptrl_plugin.agent.gepa import train_gepa
+from promptrl_plugin.agent.linucb import train_linucb
 from promptrl_plugin.agent.network import ActorCritic
-from promptrl_plugin.agent.parts import TrainingParts, make_bundle
+from promptrl_plugin.agent.parts import TrainingParts
 from promptrl_plugin.agent.ppo import PPO
-from promptrl_plugin.env.observation import ObservationLayout
-from promptrl_plugin.env.rollout import RewardedEpisode, Rollout
+from promptrl_plugin.agent.progress import (
+    BEST,
+    Act,
+    MetricsLog,
+    Selection,
+    TrainListener,
+    TrainResult,
+    damaged,
+    evaluate_policy,
+    finish,
+    random_choice,
+)
+from promptrl_plugin.agent.tensorfile import load_tree, save_tree
+from promptrl_plugin.agent.warm_start import clone
 from promptrl_plugin.env.vector_env import VectorPromptEnv
-from promptrl_plugin.storage.runs import RunFolder, write_json
+from promptrl_plugin.errors import UnknownNameError
+from promptrl_plugin.storage.runs import RunFolder
 
-__all__ = ["Selection", "TrainListener", "TrainResult", "evaluate_policy", "train"]
+__all__ = ["train"]
 
-BEST = "best.safetensors"
-
-Act = Callable[[npt.NDArray[np.float32], npt.NDArray[np.bool_]], int]
-
-
-class TrainListener(Protocol):
-    """Follows a training run (the command line shows it, tests ignore it)."""
-
-    def stage(self, name: str, total: int | None = None) -> None:
-        """A new stage begins; `total` steps of `advance` are expected."""
-
-    def advance(self, steps: int) -> None:
-        """Progress within the stage."""
-
-    def generation(self) -> None:
-        """The backbone finished a generation."""
-
-    def metrics(self, values: dict[str, float]) -> None:
-        """Figures of a rollout or a validation."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """What training made.
-
-    Attributes:
-        bundle: Folder of the policy bundle.
-        best_validation: Share of validation tasks solved by the selected checkpoint.
-        curve: The learning curve's PNG.
-    """
-
-    bundle: Path
-    best_validation: float
-    curve: Path
-
-
-def evaluate_policy(rollout: Rollout, layout: ObservationLayout, act: Act) -> dict[str, float]:
-    """Run one greedy episode on every task of `rollout`, all at once.
-
-    Returns:
-        ``solved`` (share of tasks whose submission passes every test), ``visible`` (share that pass what
-        is shown), ``fraction`` (mean best pass fraction), ``generations`` (mean spent) and ``return``.
-    """
-    episodes = [rollout.start(i) for i in range(len(rollout.tasks))]
-    while alive := [e for e in episodes if not e.episode.done]:
-        rollout.step([(e, act(layout.observe(e.episode), e.episode.mask())) for e in alive])
-    return _summarise(episodes)
-
-
-def _summarise(episodes: Sequence[RewardedEpisode]) -> dict[str, float]:
-    n = len(episodes)
-    return {
-        "solved": sum(e.solved for e in episodes) / n,
-        "visible": sum(e.episode.solved for e in episodes) / n,
-        "fraction": sum(e.fraction for e in episodes) / n,
-        "generations": sum(e.episode.spent for e in episodes) / n,
-        "return": sum(e.total for e in episodes) / n,
-    }
+_OTHERS: dict[str, Callable[[TrainingParts, RunFolder, TrainListener], TrainResult]] = {
+    "linucb": train_linucb,
+    "best-fixed": train_best_fixed,
+    "gepa": train_gepa,
+}
 
 
 def train(parts: TrainingParts, run: RunFolder, listener: TrainListener, *, resume: bool = False) -> TrainResult:
-    """Train, select the checkpoint by held-out train tasks, and write the bundle.
+    """Train by the learner that the configuration names, and write the bundle.
 
-    Everything needed to go on after a kill is in the run folder: the checkpoint of the last finished
-    rollout and the completions in the cache. `resume` continues there and ends with the same parameters
-    as an uninterrupted run.
+    Everything needed to go on after a kill is in the run folder and the cache of completions: PPO goes on
+    from the checkpoint of its last finished rollout; the other learners, whose own work is small, begin
+    again, and find what they generated in the cache. Either ends with the same parameters as an
+    uninterrupted run.
 
     Args:
         parts: Tasks, backbone, judge and setup (see `promptrl_plugin.agent.parts.build`).
         run: The run folder.
         listener: Follows the run.
-        resume: Continue from the run folder's checkpoint.
+        resume: Go on with an interrupted run.
+
+    Raises:
+        UnknownNameError: There is no such learner.
+        ConfigError: The run folder's checkpoint or selection is damaged, or of another configuration.
+        UserError: The run folder cannot be written.
     """
+    learner = parts.config.learner
+    if learner == "ppo":
+        return train_ppo(parts, run, listener, resume=resume)
+    if learner not in _OTHERS:
+        raise UnknownNameError("learner", learner, ["ppo", *_OTHERS])
+    return _OTHERS[learner](parts, run, listener)
+
+
+def train_ppo(parts: TrainingParts, run: RunFolder, listener: TrainListener, *, resume: bool = False) -> TrainResult:
+    """Train an agent by PPO and select the checkpoint by held-out train tasks."""
     config, layout, checkpoint = parts.config, parts.setup.layout, run.path / "checkpoint.safetensors"
-    env = VectorPromptEnv(parts.rollout, layout, config.ppo.n_envs, seed=config.seed, variants=config.variants)
+    n_envs, variants = config.ppo.n_envs, config.variants
+    env = VectorPromptEnv(parts.rollout, layout, n_envs, seed=config.seed, variants=variants)
+    recall, generated = parts.recall(), run.path / "generated.safetensors"
+    memory = VectorPromptEnv(parts.rollout, layout, n_envs, variants=variants, recall=recall)
     best = Selection.load(run) if resume else Selection()
     started = time.monotonic()
 
@@ -106,88 +79,57 @@ def train(parts: TrainingParts, run: RunFolder, listener: TrainListener, *, resu
         nonlocal best
         row = dict(values) | {"time/minutes": (time.monotonic() - started) / 60} | parts.counters()
         if agent.num_rollouts % config.validate_every == 0 or agent.num_timesteps >= config.ppo.total_steps:
-            figures = evaluate_policy(parts.validation, layout, _greedy(agent))
+            figures = evaluate_policy(parts.validation, layout, lambda: _greedy(agent))
             row |= {f"validation/{k}": v for k, v in figures.items()}
             best = best.better_of(figures, agent, run)
         log.write(row)
+        if not config.ppo.replays:  # else the checkpoint holds it
+            save_tree(generated, recall.get_state())
         agent.save_checkpoint(checkpoint)
         listener.advance(config.ppo.n_envs * config.ppo.n_steps)
         listener.metrics(row)
 
-    agent = PPO(env, config.ppo, config.seed, on_rollout=on_rollout)
+    agent = PPO(env, config.ppo, config.seed, on_rollout=on_rollout, replay_env=memory)
     if resume and checkpoint.exists():
         agent.load_checkpoint(checkpoint)
-    listener.stage("train", config.ppo.total_steps)
-    listener.advance(agent.num_timesteps)
+        if generated.exists():
+            recall.set_state(load_tree(generated))
     with MetricsLog(run, agent.num_timesteps) as log:
+        if agent.num_timesteps == 0:
+            listener.stage("random choice on the validation tasks")
+            row = {"steps": 0.0} | random_choice(parts)
+            listener.metrics(row)
+            log.write(row | _warm_start(agent, env, parts, listener))
+        listener.stage("train", config.ppo.total_steps)
+        listener.advance(agent.num_timesteps)
         agent.learn()
-    curve = plot_learning_curve(latest_rows(run.metrics()), run.path / "learning_curve.png")
-    bundle = make_bundle(parts, best_policy(run), latest_rows(run.metrics()), run.path / "bundle")
-    return TrainResult(bundle, best.solved, curve)
+    policy = best_policy(run)
+    return finish(parts, run, policy.spec(), policy.tensors(), best.solved)
+
+
+def _warm_start(agent: PPO, env: VectorPromptEnv, parts: TrainingParts, listener: TrainListener) -> dict[str, float]:
+    """Clone the demonstrated sequence, where there is one; returns the figures of it."""
+    config = parts.config.warm_start
+    if not config.sequence:
+        return {}
+    listener.stage("warm start: " + ", ".join(config.sequence))
+    figures = {"warm_start/divergence": clone(agent, lambda: env.demonstration(config.sequence), config)}
+    listener.metrics({"steps": 0.0} | figures)
+    return figures
+
+
+def best_policy(run: RunFolder) -> ActorCritic:
+    """The selected parameters of a run.
+
+    Raises:
+        ConfigError: They cannot be read.
+    """
+    path = run.path / BEST
+    try:
+        return ActorCritic.load(path)
+    except (OSError, ValueError) as e:
+        raise damaged(path, e) from None
 
 
 def _greedy(agent: PPO) -> Act:
     return lambda observation, mask: int(agent.predict(observation[None], mask[None])[0])
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """The best checkpoint so far, by held-out train tasks (never by test tasks).
-
-    Attributes:
-        solved: Share of validation tasks whose submission passes every test; decides.
-        mean_return: Mean return there; decides between equals.
-        steps: Environment steps at which it was reached.
-    """
-
-    solved: float = -1.0
-    mean_return: float = -math.inf
-    steps: int = 0
-
-    @classmethod
-    def load(cls, run: RunFolder) -> Selection:
-        """The selection of an interrupted run."""
-        path = run.path / "selection.json"
-        return cls(**json.loads(path.read_text())) if path.exists() else cls()
-
-    def better_of(self, figures: dict[str, float], agent: PPO, run: RunFolder) -> Selection:
-        """Itself, or the agent's parameters (which are then written) where they are better."""
-        if (figures["solved"], figures["return"]) <= (self.solved, self.mean_return):
-            return self
-        new = Selection(figures["solved"], figures["return"], agent.num_timesteps)
-        agent.save_policy(run.path / BEST)
-        write_json(run.path / "selection.json", asdict(new))
-        return new
-
-
-def best_policy(run: RunFolder) -> ActorCritic:
-    """The selected parameters of a run."""
-    return ActorCritic.load(run.path / BEST)
-
-
-class MetricsLog:
-    """Metrics of a run, as JSON Lines in the run folder and for TensorBoard."""
-
-    def __init__(self, run: RunFolder, step: int) -> None:
-        from torch.utils.tensorboard.writer import SummaryWriter
-
-        self._run = run
-        self._tensorboard = SummaryWriter(str(run.path / "tensorboard"), purge_step=step)
-
-    def __enter__(self) -> MetricsLog:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._tensorboard.close()
-        self._run.close()
-
-    def write(self, row: dict[str, float]) -> None:
-        """Log the figures of one rollout."""
-        self._run.log(row)
-        for key, value in row.items():
-            self._tensorboard.add_scalar(key, value, int(row["steps"]))
-
-
-def latest_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row a step count, the last one written: a rollout repeated after a kill counts once."""
-    return list({row["steps"]: row for row in rows}.values())

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from promptrl_plugin.records import Completion, GenerationRequest
 
-__all__ = ["Backbone", "OnProgress"]
+__all__ = ["Backbone", "Feed", "OnProgress", "StreamingBackbone", "as_streaming"]
 
 OnProgress = Callable[[int, Completion], None]
 """Called as each request finishes, with its position in the call and its completion."""
@@ -46,3 +46,41 @@ class Backbone(Protocol):
     def close(self) -> None:
         """Free memory, threads and connections; calling it twice is harmless."""
         ...
+
+
+class Feed(Protocol):
+    """Where a streaming backbone gets requests from, and brings completions to, while it runs."""
+
+    def take(self, wait: bool) -> Sequence[tuple[int, GenerationRequest]]:
+        """Requests that came up since the last call, each with a ticket.
+
+        Args:
+            wait: The backbone has nothing left to do: wait until there is a request. An empty answer then
+                means that none will come any more.
+        """
+        ...
+
+    def deliver(self, ticket: int, completion: Completion) -> None:
+        """Bring the completion of a ticket, as soon as it is there; may bring up new requests."""
+        ...
+
+
+@runtime_checkable
+class StreamingBackbone(Backbone, Protocol):
+    """A backbone that can take requests while it generates, so that no batch runs out at its end.
+
+    Attributes:
+        streaming: Whether this one really can (a wrapper can if what it wraps can).
+    """
+
+    @property
+    def streaming(self) -> bool: ...
+
+    def serve(self, feed: Feed) -> None:
+        """Generate until the feed has no more; completions are those of `generate`."""
+        ...
+
+
+def as_streaming(backbone: Backbone) -> StreamingBackbone | None:
+    """`backbone` if it can stream, else None."""
+    return backbone if isinstance(backbone, StreamingBackbone) and backbone.streaming else None

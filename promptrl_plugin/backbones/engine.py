@@ -28,6 +28,9 @@ __all__ = ["Engine", "Job", "OnFinish", "PackedEngine"]
 _PROBE_TOLERANCE = 0.1
 """Relative error that rounding (bfloat16, int8) stays below, and another attention does not."""
 
+_GENEROUS = 2048
+"""Positions that a slot has where memory allows: a prompt with examples, and EvalPlus's 768 new tokens."""
+
 Tokens = npt.NDArray[np.int64]
 
 
@@ -137,13 +140,28 @@ class PackedEngine:
 
     def run(self, jobs: Sequence[Job], on_finish: OnFinish) -> None:
         """Run all jobs; neighbours in token order come next to each other, so that they share most."""
-        if not jobs:
-            return
-        self._reserve(max(len(j.tokens) + j.decoding.max_new_tokens for j in jobs))
-        waiting = deque(sorted(jobs, key=lambda j: j.tokens.tolist()))
+        coming = [list(jobs)]
+        self.stream(lambda _idle: coming.pop() if coming else (), on_finish)
+
+    def stream(self, more: Callable[[bool], Sequence[Job]], on_finish: OnFinish) -> None:
+        """Run jobs as they come.
+
+        Args:
+            more: Called before every pass for new jobs, with whether there is nothing to do otherwise; if it
+                has none then, that is the end.
+            on_finish: Called as each job ends.
+        """
+        waiting: deque[Job] = deque()
         try:
             with torch.inference_mode():
-                while waiting or self._rows:
+                while True:
+                    idle = not waiting and not self._rows
+                    if new := more(idle):
+                        waiting = deque(sorted([*waiting, *new], key=lambda j: j.tokens.tolist()))
+                    elif idle:
+                        return
+                    if not self._rows:
+                        self._reserve(max(map(_room, waiting)))
                     self._advance(waiting, on_finish)
         except BaseException:
             self.reset()
@@ -175,12 +193,19 @@ class PackedEngine:
     # --- slots: 0 … len(rows) run, the others keep what they last held -------------------------------
 
     def _reserve(self, length: int) -> None:
-        """Make slots of at least `length` positions; the old ones are kept when they are long enough."""
+        """Make slots of at least `length` positions; the old ones are kept when they are long enough.
+
+        Longer ones are made where all rows still fit, since jobs that come later may need them (memory that
+        no sequence reaches is never touched).
+        """
         if self._cache is not None and self._cache.length >= length:
             return
-        length = -(-length // 128) * 128
         config = self._model.config.get_text_config()
-        affordable = self._cache_bytes // (length * self._bytes_per_position(config))
+        each = self._bytes_per_position(config)
+        if self._cache_bytes // (_GENEROUS * each) >= self._max_rows:
+            length = max(length, _GENEROUS)
+        length = -(-length // 128) * 128
+        affordable = self._cache_bytes // (length * each)
         slots = int(max(1, min(2 * self._max_rows, affordable)))
         self._cache = None  # free the old one first
         self._cache = kv_cache.PackedCache(config.num_hidden_layers, slots, length)
@@ -198,6 +223,8 @@ class PackedEngine:
         limit = min(self._max_rows, len(self._slots))
         running, new_tokens = len(self._rows), 0
         while waiting and len(self._rows) < limit and (not segments or new_tokens < self._pass_tokens):
+            if self._cache is not None and _room(waiting[0]) > self._cache.length:
+                break  # longer slots are made once all rows have ended
             job = waiting.popleft()
             at = len(self._rows)
             start = self._place(job.tokens, at, copies)
@@ -290,6 +317,11 @@ class PackedEngine:
         ).logits[0]
         cache.step = None
         return logits
+
+
+def _room(job: Job) -> int:
+    """Positions that a job may need."""
+    return len(job.tokens) + job.decoding.max_new_tokens
 
 
 def _common(a: Tokens, b: Tokens) -> int:

@@ -9,18 +9,22 @@ is in the batch. Here each token is divided by its own largest absolute value fi
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 
 from promptrl_plugin.errors import BackboneError
 
-__all__ = ["Int8Linear", "quantize_linears", "supported"]
+__all__ = ["Int8Linear", "Int8Part", "quantize_linears", "supported"]
 
 _ENGINES = ("x86", "fbgemm")
 _ACTIVATION_LEVELS = 127
 _WEIGHT_LEVELS = 64
 """AVX2 adds pairs of (unsigned activation × signed weight) in 16 bits: 2·255·64 is the most that fits. The
 activations keep all of their 8 bits, as they have the outliers."""
+
+_JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Layers that transformers' Llama and its many descendants call with one input (cross-attention has two)."""
 
 _TINY = 1e-20
 """Scale of an all-zero row; not 0, which would give NaN."""
@@ -84,9 +88,54 @@ def _prepack(weight: torch.Tensor) -> torch.ScriptObject:
     return packed
 
 
+class _Joint:
+    """Layers that are given the same input, computed as one when the first of them is called.
+
+    The input is scaled and quantized once and the kernel has one larger product; the values are the very
+    same, since every row has its own scale and every output channel, too.
+    """
+
+    def __init__(self, layers: Sequence[torch.nn.Linear]) -> None:
+        biases: list[torch.Tensor] = [layer.bias for layer in layers if layer.bias is not None]
+        self._linear = Int8Linear(torch.cat([layer.weight for layer in layers]), torch.cat(biases) if biases else None)
+        self._sizes = [layer.out_features for layer in layers]
+        self._input: torch.Tensor | None = None
+        self._waiting: dict[int, torch.Tensor] = {}
+
+    def output(self, x: torch.Tensor, i: int) -> torch.Tensor:
+        """What layer `i` makes of `x`; what the others make of it is kept until they are called."""
+        if x is not self._input or i not in self._waiting:
+            self._input = x
+            self._waiting = dict(enumerate(self._linear(x).split(self._sizes, dim=-1)))
+        out = self._waiting.pop(i)
+        if not self._waiting:
+            self._input = None
+        return out
+
+
+class Int8Part(torch.nn.Module):
+    """One layer of a `_Joint`, in the place of its `torch.nn.Linear`."""
+
+    def __init__(self, joint: _Joint, i: int) -> None:
+        super().__init__()
+        self._joint, self._i = joint, i
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[…, in]`` to ``[…, out]``."""
+        return self._joint.output(x, self._i)
+
+
 def quantize_linears(model: torch.nn.Module) -> None:
     """Replace every linear layer of `model` in place, the output layer included, embeddings not."""
+    joined = () if getattr(getattr(model, "config", None), "is_encoder_decoder", False) else _JOINED
     for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is torch.nn.Linear:
-                setattr(module, name, Int8Linear(child.weight, child.bias))
+        linears = {name: child for name, child in module.named_children() if type(child) is torch.nn.Linear}
+        for names in joined:
+            layers = [linears[name] for name in names if name in linears]
+            if len(layers) == len(names) and len({(n.in_features, n.bias is None) for n in layers}) == 1:
+                joint = _Joint(layers)
+                for i, name in enumerate(names):
+                    setattr(module, name, Int8Part(joint, i))
+                    del linears[name]
+        for name, child in linears.items():
+            setattr(module, name, Int8Linear(child.weight, child.bias))

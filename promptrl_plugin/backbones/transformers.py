@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from promptrl_plugin.backbones import chat, loading, sampling
-from promptrl_plugin.backbones.base import OnProgress
+from promptrl_plugin.backbones.base import Feed, OnProgress
 from promptrl_plugin.backbones.engine import Engine, Job, PackedEngine
 from promptrl_plugin.backbones.seq2seq import StaticEngine
 from promptrl_plugin.backbones.stopping import Ending, StopRule, end_token_ids, special_ids
@@ -87,7 +87,7 @@ class TransformersBackbone:
         completions: dict[int, Completion] = {}
 
         def on_finish(job: Job, ending: Ending, generated: int) -> None:
-            done = Completion(ending.text, len(job.tokens), generated, ending.reason, plain=not self.chat)
+            done = self._completion(job, ending, generated)
             for i in jobs[job]:
                 completions[i] = done
                 if on_progress is not None:
@@ -95,6 +95,29 @@ class TransformersBackbone:
 
         self._engine.run(list(jobs), on_finish)
         return [completions[i] for i in range(len(requests))]
+
+    @property
+    def streaming(self) -> bool:
+        """Whether `serve` is there for this model."""
+        return isinstance(self._engine, PackedEngine)
+
+    def serve(self, feed: Feed) -> None:
+        """Generate as requests come; see `StreamingBackbone.serve`."""
+        if not isinstance(self._engine, PackedEngine):
+            raise BackboneError(f"backbone {self.name!r} cannot stream or is closed")
+        tickets: dict[Job, int] = {}
+
+        def more(idle: bool) -> list[Job]:
+            jobs = []
+            for ticket, request in feed.take(wait=idle):
+                jobs.append(self._job(request))
+                tickets[jobs[-1]] = ticket
+            return jobs
+
+        def on_finish(job: Job, ending: Ending, generated: int) -> None:
+            feed.deliver(tickets.pop(job), self._completion(job, ending, generated))
+
+        self._engine.stream(more, on_finish)
 
     def close(self) -> None:
         """Free the model's memory; calling it twice is harmless."""
@@ -114,6 +137,9 @@ class TransformersBackbone:
         decoding = Decoding(decoding.temperature, decoding.top_p, limit)
         draws = np.empty(0) if decoding.greedy else sampling.uniforms(request.seed, request.index, text, limit)
         return Job(tokens, decoding, self._stop_rule(prompt), draws)
+
+    def _completion(self, job: Job, ending: Ending, generated: int) -> Completion:
+        return Completion(ending.text, len(job.tokens), generated, ending.reason, plain=not self.chat)
 
     def _stop_rule(self, prompt: Prompt) -> StopRule:
         """Stop strings that are special tokens end by id, since the decoder leaves them out of the text."""

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from promptrl_plugin.checking.probes import ProbeGroup
 from promptrl_plugin.records import AssertGroup, GroupVerdict
 from promptrl_plugin.suites.hidden import CallGroup
 
-__all__ = ["Judge", "JudgeRequest", "TestGroup"]
+__all__ = ["Judge", "JudgeRequest", "ProbeRequest", "TestGroup"]
 
 TestGroup = AssertGroup | CallGroup
 
@@ -31,6 +32,14 @@ class JudgeRequest:
     stop_early: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ProbeRequest:
+    """One program and the generated inputs to run it on."""
+
+    program: str
+    group: ProbeGroup
+
+
 class Judge(Protocol):
     """Runs programs in isolation and returns EvalPlus's verdicts."""
 
@@ -42,6 +51,13 @@ class Judge(Protocol):
         """Judge every request; one verdict a group, in order. `on_progress` gets the finished position.
 
         A program that could not be judged has status ``ERROR`` with the reason in `detail`.
+        """
+        ...
+
+    def execute(self, requests: Sequence[ProbeRequest]) -> list[tuple[str, ...] | None]:
+        """Run every program on its generated inputs; one outcome an input (see `checking.outcomes`).
+
+        None for a program that could not be run.
         """
         ...
 

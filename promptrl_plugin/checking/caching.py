@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from promptrl_plugin.checking.base import Judge, JudgeRequest, TestGroup
-from promptrl_plugin.records import GroupVerdict, Status
+from promptrl_plugin.checking.base import Judge, JudgeRequest, ProbeRequest, TestGroup
+from promptrl_plugin.checking.outcomes import OUTCOMES_VERSION
+from promptrl_plugin.records import GroupVerdict, Status, content_hash
 from promptrl_plugin.storage.cache import Cache, verdict_key
 
 __all__ = ["CachingJudge"]
@@ -82,6 +83,20 @@ class CachingJudge:
         answers = [a.verdicts() for a in asked]
         self.hits += sum(v is not None for verdicts in answers for v in verdicts)
         return answers
+
+    def execute(self, requests: Sequence[ProbeRequest]) -> list[tuple[str, ...] | None]:
+        """Run every program on its generated inputs, identical ones once; see `Judge.execute`.
+
+        Raises:
+            CacheError: The cache file failed.
+        """
+        keys = [content_hash("outcomes", OUTCOMES_VERSION, r.group.key, r.program, self.version) for r in requests]
+        known: dict[str, tuple[str, ...] | None] = dict(self.cache.get_outcomes(keys))
+        owed = {k: r for k, r in zip(keys, requests, strict=True) if k not in known}
+        new = dict(zip(owed, self.inner.execute(list(owed.values())) if owed else (), strict=True))
+        self.cache.put_outcomes({k: v for k, v in new.items() if v is not None})
+        known |= new
+        return [known[k] for k in keys]
 
     def close(self) -> None:
         """Close the inner judge."""

@@ -20,11 +20,10 @@ import datetime
 import decimal
 import fractions
 import re
+import sys
 from collections.abc import Callable, Iterable
 from struct import Struct
 from typing import Any
-
-import numpy as np
 
 __all__ = ["DTYPE", "MAX_DEPTH", "CodecError", "Opaque", "encode", "encode_items"]
 
@@ -36,6 +35,7 @@ MAX_DEPTH = 150  #: deeper values are opaque: recursion must stay far from the i
 _U32, _I64, _F64, _C128 = Struct("<I"), Struct("<q"), Struct("<d"), Struct("<dd")
 _u32, _i64, _f64 = _U32.pack, _I64.pack, _F64.pack
 _MIN, _MAX = -(1 << 63), (1 << 63) - 1
+_modules = sys.modules  # numpy is there once a program has imported it; this module does not
 DTYPE = re.compile(r"[<>|=](?:b1|[iu][1248]|f(?:2|4|8|16)|c(?:8|16|32)|[SU]\d{1,9}|[mM]8(?:\[\w{1,8}\])?)")
 
 
@@ -64,12 +64,16 @@ class Opaque:
 
 
 class _Encoder:
-    """Appends nodes to `parts`; stops as soon as they exceed `limit` bytes."""
+    """Appends nodes to `data`; stops as soon as they exceed `limit` bytes.
 
-    __slots__ = ("depth", "left", "open", "parts")
+    One growing array: a list of pieces would take ten times the memory, and some references return a
+    gigabyte (Mbpp/255).
+    """
+
+    __slots__ = ("data", "depth", "left", "open")
 
     def __init__(self, limit: int) -> None:
-        self.parts: list[bytes] = []
+        self.data = bytearray()
         self.left = limit
         self.depth = 0
         self.open: set[int] = set()  # ids of the containers that are being written: meeting one is a cycle
@@ -84,7 +88,7 @@ class _Encoder:
         self.left -= len(data)
         if self.left < 0:
             raise CodecError("value too large")
-        self.parts.append(data)
+        self.data += data
 
     def put_text(self, tag: bytes, data: bytes) -> None:
         self.put(tag + _u32(len(data)))
@@ -136,7 +140,7 @@ def _type_name(v: Any) -> bytes:
     return str.encode(type.__dict__["__name__"].__get__(type(v))[:80], "utf-8", "replace")
 
 
-def _write_scalar(e: _Encoder, v: np.generic) -> None:
+def _write_scalar(e: _Encoder, v: Any) -> None:
     dtype = v.dtype.str
     if DTYPE.fullmatch(dtype) is None:
         _write_opaque(e, v)
@@ -145,7 +149,7 @@ def _write_scalar(e: _Encoder, v: np.generic) -> None:
     e.put_text(b"", v.tobytes())
 
 
-def _write_array(e: _Encoder, v: Any) -> None:
+def _write_array(e: _Encoder, v: Any, np: Any) -> None:
     # tobytes of the base class: a subclass may override it.
     if v.dtype.hasobject:
         if v.dtype != np.dtype(object) or v.ndim > 32:
@@ -200,13 +204,18 @@ _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
 def _write_other(e: _Encoder, v: Any) -> None:
     kind = type(v)
     mro = type.mro(kind)
-    if kind in _NUMPY_SCALARS and v.dtype.itemsize:
-        _write_scalar(e, v)
-        return
-    if np.ndarray in mro:
-        e.put_text(b"u", _type_name(v))
-        _write_array(e, np.ndarray.view(v, np.ndarray))
-        return
+    np = _modules.get("numpy")
+    if np is not None:
+        if kind is np.ndarray:
+            _write_array(e, v, np)
+            return
+        if np.generic in mro and kind in np.sctypeDict.values() and v.dtype.itemsize:
+            _write_scalar(e, v)
+            return
+        if np.ndarray in mro:
+            e.put_text(b"u", _type_name(v))
+            _write_array(e, np.ndarray.view(v, np.ndarray), np)
+            return
     for base, plain in _BASES:
         if base in mro:
             if id(v) in e.open or e.depth >= MAX_DEPTH:
@@ -222,8 +231,6 @@ def _write_other(e: _Encoder, v: Any) -> None:
     _write_opaque(e, v)
 
 
-_NUMPY_SCALARS = frozenset(t for t in np.sctypeDict.values() if isinstance(t, type))
-
 _WRITERS: dict[type, Callable[[_Encoder, Any], None]] = {
     type(None): lambda e, v: e.put(b"N"),
     bool: lambda e, v: e.put(b"T" if v else b"F"),
@@ -238,7 +245,6 @@ _WRITERS: dict[type, Callable[[_Encoder, Any], None]] = {
     set: lambda e, v: e.put_items(b"S", v, v, len(v)),
     frozenset: lambda e, v: e.put_items(b"Z", v, v, len(v)),
     dict: _write_dict,
-    np.ndarray: _write_array,
     collections.Counter: _state("Counter", lambda v: (dict(dict.items(v)),)),
     collections.OrderedDict: _state("OrderedDict", lambda v: (list(dict.keys(v)), list(dict.values(v)))),
     collections.defaultdict: _state("defaultdict", lambda v: (dict(dict.items(v)),)),
@@ -264,7 +270,7 @@ def encode(value: Any, limit: int) -> bytes:
     """
     e = _Encoder(limit)
     e.add(value)
-    return b"".join(e.parts)
+    return bytes(e.data)
 
 
 def encode_items(items: Iterable[Any], limit: int) -> bytes:
@@ -278,4 +284,4 @@ def encode_items(items: Iterable[Any], limit: int) -> bytes:
     for item in items:
         e.add(item)
         count += 1
-    return b"l" + _u32(count) + b"".join(e.parts)
+    return b"l" + _u32(count) + bytes(e.data)

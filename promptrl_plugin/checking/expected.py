@@ -15,6 +15,8 @@ import json
 import os
 import pickle
 import platform
+import select
+import signal
 import sys
 import tempfile
 import time
@@ -32,8 +34,18 @@ from evalplus.eval import is_floats
 
 from promptrl_plugin.checking.codec import Opaque, encode
 from promptrl_plugin.checking.compare import CallComparison, not_none_oracle
+from promptrl_plugin.checking.isolation import die_with_parent
 
-__all__ = ["BrokenReferenceError", "CallSpec", "Expected", "ExpectedStore", "Output", "in_fork", "passes_again"]
+__all__ = [
+    "BrokenReferenceError",
+    "CallSpec",
+    "Expected",
+    "ExpectedStore",
+    "Output",
+    "TooSlowError",
+    "in_fork",
+    "passes_again",
+]
 
 BIG = 1 << 20
 _MAGIC = b"promptrl-expected-1\n"
@@ -44,6 +56,10 @@ _REFERENCE_SECONDS = 900
 
 class BrokenReferenceError(Exception):
     """The reference raised, or its process died: the group cannot be judged."""
+
+
+class TooSlowError(BrokenReferenceError):
+    """A process did not end in its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,23 +258,30 @@ def passes_again(spec: CallSpec, index: int, out: Any, comparison: CallCompariso
     return bool(in_fork(compare, _REFERENCE_SECONDS))
 
 
-def in_fork(function: Callable[[], Any], seconds: int) -> Any:
+def in_fork(function: Callable[[], Any], seconds: float) -> Any:
     """Result of trusted `function` run in a child process, so that its memory and state go with it.
 
     Raises:
-        BrokenReferenceError: It raised, took longer than `seconds`, or its process died.
+        TooSlowError: It took longer than `seconds`.
+        BrokenReferenceError: It raised, or its process died.
     """
     readable, writable = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            _answer(function, writable, seconds)
+            die_with_parent()
+            _answer(function, writable)
         finally:
             os._exit(0)
     os.close(writable)
     with open(readable, "rb") as pipe:
-        data = pipe.read()
+        slow = not select.select([pipe], [], [], seconds)[0]
+        if slow:  # from outside: `function` may use the alarm, or be where no handler runs
+            os.kill(pid, signal.SIGKILL)
+        data = b"" if slow else pipe.read()
     os.waitpid(pid, 0)
+    if slow:
+        raise TooSlowError(f"the reference took longer than {seconds:.0f} s")
     if not data:
         raise BrokenReferenceError("the reference's process died")
     result, error = pickle.loads(data)  # written by our own code, after trusted code
@@ -267,11 +290,7 @@ def in_fork(function: Callable[[], Any], seconds: int) -> Any:
     return result
 
 
-def _answer(function: Callable[[], Any], writable: int, seconds: int) -> None:
-    import signal
-
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(seconds)
+def _answer(function: Callable[[], Any], writable: int) -> None:
     try:
         answer: tuple[Any, str | None] = (function(), None)
     except BaseException as e:

@@ -7,14 +7,15 @@ every frame for a mere claim; only values that equal what is expected, in time, 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from promptrl_plugin.checking.codec import CodecError
 from promptrl_plugin.checking.compare import CallComparison, bounded, set_oracle
 from promptrl_plugin.checking.decoding import decode
 from promptrl_plugin.checking.describe import call_text, clip, value_text
-from promptrl_plugin.checking.expected import CallSpec, Expected, Output, passes_again
+from promptrl_plugin.checking.expected import CallSpec, Expected, Output, TooSlowError, in_fork, passes_again
 from promptrl_plugin.checking.programs import AssertPlan, LeafError
 from promptrl_plugin.checking.runner import HEADER, Frame
 from promptrl_plugin.records import FailureKind, GroupVerdict, Status
@@ -25,6 +26,10 @@ __all__ = ["AssertTests", "CallTests", "GroupGrader", "Outcome", "Tests"]
 _LATE_SECONDS = 0.5
 _BYTES_PER_SECOND = 20e6
 _COMPARE_SECONDS = 10.0
+#: Larger answers that are not the expected one are looked at in a process of their own: Python's own code may
+#: take hours for them (a set of colliding hashes, say), and no signal stops it there.
+_INLINE_BYTES = 1 << 16
+_APART_SECONDS = 20.0  # for a group
 _NAME_ERRORS = ("NameError", "UnboundLocalError")
 _SYNTAX_ERRORS = ("SyntaxError", "IndentationError", "TabError")
 
@@ -57,6 +62,7 @@ class GroupGrader:
     Attributes:
         ready: The child was isolated and began with the program.
         finished: Nothing more is needed from the child.
+        ended: The child has said that it is through with the group.
     """
 
     def __init__(self, tests: Tests, fail_fast: bool) -> None:
@@ -75,29 +81,33 @@ class GroupGrader:
         self.failure: FailureKind | None = None
         self.detail = ""
         self.finished = False
+        self.ended = False
 
-    def feed(self, elapsed: float, data: bytes) -> None:
-        """Take bytes that arrived `elapsed` seconds after the previous ones."""
-        self._buffer += data
+    @property
+    def solid(self) -> bool:
+        """Whether there is a verdict that does not rest on how the child went down."""
+        return self.ended or (self.finished and not self._garbage)
+
+    def feed(self, elapsed: float, data: bytes) -> bytes:
+        """Take bytes that arrived `elapsed` seconds after the previous ones; returns those behind the group's."""
+        buffer, at = self._buffer, 0
+        buffer += data
         try:
-            for kind, payload in self._frames():
+            while not self.ended and len(buffer) - at >= HEADER.size:
+                kind, length = HEADER.unpack_from(buffer, at)
+                begin, end = at + HEADER.size, at + HEADER.size + length
+                if end > len(buffer):
+                    break
+                at = end
                 if not self.finished:
-                    self._take(kind, payload, elapsed)
+                    self._take(kind, bytes(buffer[begin:end]), elapsed)
                 # The relay looks every few milliseconds, so whatever took longer comes first in its bytes.
                 elapsed = 0.0
+                self.ended = kind == Frame.DONE or self._broken is not None
         except CodecError:
             self._garbage = self.finished = True
-
-    def _frames(self) -> Iterator[tuple[bytes, bytes]]:
-        buffer, at = self._buffer, 0
-        while len(buffer) - at >= HEADER.size:
-            kind, length = HEADER.unpack_from(buffer, at)
-            end = at + HEADER.size + length
-            if end > len(buffer):
-                break
-            yield kind, bytes(buffer[at + HEADER.size : end])
-            at = end
         del buffer[:at]
+        return bytes(buffer) if self.ended else b""
 
     def _take(self, kind: bytes, payload: bytes, elapsed: float) -> None:
         if not self.ready:
@@ -209,6 +219,7 @@ class CallTests:
         self.iterate = set_oracle(spec.dataset, spec.entry_point)
         self._inputs: Any = None
         self._told = False
+        self._apart = _Apart()
 
     def frames(self, index: int) -> int:
         return 1
@@ -221,6 +232,14 @@ class CallTests:
         if not self._comparison.special and wanted.same(payload):
             self._comparison.note_expected(wanted.floats)
             return True, None, ""
+        if len(payload) <= _INLINE_BYTES or wanted.data is None:
+            return self._compare(index, wanted, payload)
+        outcome = self._apart.run(lambda: self._compare(index, wanted, payload))
+        self._comparison.note_expected(wanted.floats)
+        self._told |= not outcome[0]
+        return outcome
+
+    def _compare(self, index: int, wanted: Output, payload: bytes) -> Outcome:
         try:
             with bounded(_COMPARE_SECONDS):
                 out = decode(payload)
@@ -261,6 +280,7 @@ class AssertTests:
     def __init__(self, plans: list[AssertPlan], limits: list[float]) -> None:
         self.limits = limits
         self._plans = plans
+        self._apart = _Apart()
 
     def frames(self, index: int) -> int:
         leaves = self._plans[index].leaves
@@ -273,9 +293,14 @@ class AssertTests:
             if kind == Frame.HELD and not late:
                 return True, None, ""
             return _failure(Frame.TIMEOUT if late else kind, payload, plan.source)
+        if sum(len(payload) for _, payload, _ in claims) > _INLINE_BYTES:
+            return self._apart.run(lambda: self._compare(plan, plan.leaves or (), claims))
+        return self._compare(plan, plan.leaves, claims)
+
+    def _compare(self, plan: AssertPlan, leaves: tuple[str, ...], claims: list[Claim]) -> Outcome:
         values: list[Any] = []
         problem: Outcome | None = None
-        for (kind, payload, late), leaf in zip(claims, plan.leaves, strict=True):
+        for (kind, payload, late), leaf in zip(claims, leaves, strict=True):
             if kind == Frame.VALUE and not late:
                 values.append(_decoded(payload))
                 continue
@@ -301,6 +326,22 @@ class AssertTests:
         except Exception:
             text = f"{plan.source}: {got}{error}"
         return False, FailureKind.WRONG_VALUE, clip(text)
+
+
+class _Apart:
+    """Comparisons in processes of their own, with a limit on the time that they take together."""
+
+    def __init__(self) -> None:
+        self._left = _APART_SECONDS
+
+    def run(self, compare: Callable[[], Outcome]) -> Outcome:
+        start = time.monotonic()
+        try:
+            outcome: Outcome = in_fork(compare, max(self._left, 0.001))
+        except TooSlowError:
+            outcome = False, FailureKind.WRONG_VALUE, "the returned value takes too long to compare"
+        self._left -= time.monotonic() - start
+        return outcome
 
 
 def _decoded(payload: bytes) -> Any:

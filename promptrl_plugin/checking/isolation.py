@@ -24,7 +24,16 @@ from promptrl_plugin.checking.landlock import LandlockRules
 from promptrl_plugin.checking.seccomp import SeccompFilter
 from promptrl_plugin.checking.syscalls import LINUX, prctl, reason
 
-__all__ = ["Layer", "Layers", "enter_namespaces", "enter_zygote", "forbid_inspection", "probe", "readable_paths"]
+__all__ = [
+    "Layer",
+    "Layers",
+    "die_with_parent",
+    "enter_namespaces",
+    "enter_zygote",
+    "forbid_inspection",
+    "probe",
+    "readable_paths",
+]
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 1, 4, 36
 _getpid = posix.getpid
@@ -76,8 +85,7 @@ class Layers:
         Raises:
             OSError: A layer that was there at the start is refused now.
         """
-        if LINUX:
-            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent()
         if self._landlock is not None:
             self._landlock.enter()
         if self._seccomp is not None:
@@ -137,6 +145,12 @@ def _in_child(function: Callable[[], None]) -> str:
     return data[1:].decode() if data else "its process died"
 
 
+def die_with_parent() -> None:
+    """Have the kernel kill the calling process as soon as its parent ends."""
+    if LINUX:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def forbid_inspection() -> None:
     """Keep other processes of the same user from reading this one's memory (`/proc`, ptrace)."""
     if LINUX:
@@ -156,7 +170,7 @@ def enter_namespaces(layers: Layers, without: Collection[str] = ()) -> None:
         for name in (*namespaces.NAMESPACES, "user"):
             layers.add(f"{name} namespace", "Linux only")
         return
-    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     missing = dict.fromkeys(namespaces.NAMESPACES, _OFF) if "namespaces" in without else namespaces.unshare()
     for name, why_not in missing.items():
         layers.add(f"{name} namespace", why_not)
@@ -169,7 +183,7 @@ def enter_zygote(layers: Layers, scratch: str, hidden: Collection[str], without:
         for name in ("read-only file system", "bounded scratch", "no capabilities", "Landlock", "seccomp"):
             layers.add(name, "Linux only")
         return
-    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what a program leaves behind becomes our child, to be killed
     if any(x.name == "mount namespace" and x.active for x in layers.layers):
         layers.add("read-only file system", namespaces.make_read_only(hidden))
@@ -221,7 +235,9 @@ def probe() -> list[tuple[str, bool, str]]:
         with open(readable, "rb") as pipe:
             data = pipe.read()
         os.waitpid(pid, 0)
-    return [(str(n), bool(a), str(w)) for n, a, w in json.loads(data or b"[]")]
+    if not data:
+        return [("every layer", False, "the process that tried them died")]
+    return [(str(n), bool(a), str(w)) for n, a, w in json.loads(data)]
 
 
 def _probe(scratch: str, writable: int) -> None:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Self
+from typing import Self, TypeVar
 
-from promptrl_plugin.checking.base import JudgeRequest, TestGroup
-from promptrl_plugin.checking.pool import Round, WorkerProcess
+from promptrl_plugin.checking.base import JudgeRequest, ProbeRequest, TestGroup
+from promptrl_plugin.checking.pool import CheckQuestion, ProbeQuestion, Question, Round, WorkerProcess
+from promptrl_plugin.checking.probes import ProbeGroup
 from promptrl_plugin.config import JudgeConfig
 from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.records import GroupVerdict, content_hash
 
 __all__ = ["RULES_VERSION", "IsolatedJudge"]
 
-RULES_VERSION = 1  #: raised whenever a verdict may change
+RULES_VERSION = 3  #: raised whenever a verdict may change
 _VERDICTS = ("strict", "evalplus")
+
+A = TypeVar("A")
 
 
 class IsolatedJudge:
@@ -49,26 +53,29 @@ class IsolatedJudge:
         self.version = _version(self.config)
         self._lock = threading.Lock()
         self._workers: list[WorkerProcess] = []
-        self._keys: dict[int, tuple[TestGroup, str]] = {}
+        weakref.finalize(self, _stop, self._workers).atexit = False  # then the workers end by themselves
+        self._keys: dict[int, tuple[TestGroup | ProbeGroup, str]] = {}
 
     def check(
         self, requests: Sequence[JudgeRequest], on_progress: Callable[[int], None] | None = None
     ) -> list[tuple[GroupVerdict | None, ...]]:
         """Judge every request; see `Judge.check`. Safe to call from several threads (they take turns)."""
-        with self._lock:
-            for _ in range(len(self._workers), min(self._size(), len(requests))):
-                self._workers.append(self._new_worker())
-            try:
-                return Round(self._workers, requests, self._key, self._new_worker, on_progress).run()
-            except BaseException:  # interrupted: what the workers would still send belongs to no one
-                self._stop()
-                raise
+        return self._ask([CheckQuestion(r) for r in requests], on_progress)
 
-    def warm_up(self) -> None:
-        """Start all workers now, so that the first `check` need not wait for them."""
+    def execute(self, requests: Sequence[ProbeRequest]) -> list[tuple[str, ...] | None]:
+        """Run every program on its generated inputs; see `Judge.execute`. Safe to call from several threads."""
+        return self._ask([ProbeQuestion(r) for r in requests])
+
+    def start(self) -> None:
+        """Start all workers now, while the caller does something else."""
         with self._lock:
             for _ in range(len(self._workers), self._size()):
                 self._workers.append(self._new_worker())
+
+    def warm_up(self) -> None:
+        """Start all workers, and wait until the first `check` need not wait for them."""
+        self.start()
+        with self._lock:
             for worker in self._workers:
                 worker.wait_ready()
 
@@ -80,7 +87,7 @@ class IsolatedJudge:
     def close(self) -> None:
         """End the worker processes; calling it twice is harmless, and `check` starts new ones."""
         with self._lock:
-            self._stop()
+            _stop(self._workers)
 
     def __enter__(self) -> Self:
         return self
@@ -88,27 +95,36 @@ class IsolatedJudge:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        for worker in getattr(self, "_workers", ()):
-            worker.stop()
+    def _ask(self, questions: Sequence[Question[A]], on_progress: Callable[[int], None] | None = None) -> list[A]:
+        with self._lock:
+            for _ in range(len(self._workers), min(self._size(), len(questions))):
+                self._workers.append(self._new_worker())
+            try:
+                return Round(self._workers, questions, self._key, self._new_worker, on_progress).run()
+            except BaseException:  # interrupted: what the workers would still send belongs to no one
+                _stop(self._workers)
+                raise
 
     def _new_worker(self) -> WorkerProcess:
         return WorkerProcess(self.config, self._without)
 
-    def _stop(self) -> None:
-        for worker in self._workers:
-            worker.stop()
-        self._workers.clear()
-
     def _size(self) -> int:
         return self.config.workers or _cores()
 
-    def _key(self, group: TestGroup) -> str:
+    def _key(self, group: TestGroup | ProbeGroup) -> str:
         """`group.key`, which hashes all inputs, computed once an object."""
         known = self._keys.get(id(group))
         if known is None or known[0] is not group:
             known = self._keys[id(group)] = (group, group.key)
         return known[1]
+
+
+def _stop(workers: list[WorkerProcess]) -> None:
+    for worker in workers:
+        worker.connection.close()  # all leave at the same time
+    for worker in workers:
+        worker.stop()
+    workers.clear()
 
 
 def _cores() -> int:

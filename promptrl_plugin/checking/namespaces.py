@@ -17,6 +17,7 @@ _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = (
 )  # fmt: skip
 NAMESPACES = {"PID": _NEWPID, "network": _NEWNET, "mount": _NEWNS, "IPC": _NEWIPC, "UTS": _NEWUTS}
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = 1, 2, 4, 8, 16384, 1 << 18
+_MS_BIND = 4096
 _MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE = 442, -100, 0x8000
 _MOUNT_ATTR = Struct("<QQQQ")  # set, clear, propagation, user namespace
 _ATTR_RDONLY, _ATTR_NOSUID = 1, 2
@@ -60,7 +61,7 @@ def _write(path: str, text: str) -> None:
 
 
 def make_read_only(hidden: Iterable[str]) -> str:
-    """In a new mount namespace: all mounts read-only, `hidden` folders and other processes out of sight.
+    """In a new mount namespace: all mounts read-only, `hidden` files, folders and other processes out of sight.
 
     Returns:
         Why not; "" on success.
@@ -77,10 +78,12 @@ def make_read_only(hidden: Iterable[str]) -> str:
     except OSError:  # where parts of it are masked (containers), a fresh one is refused: rather none then
         with suppress(OSError):
             mount("none", "/proc", "tmpfs", flags | _MS_RDONLY, "size=4k")
-    for folder in hidden:
-        if os.path.isdir(folder):
-            with suppress(OSError):
-                mount("none", folder, "tmpfs", flags | _MS_RDONLY, "size=4k")
+    for path in hidden:
+        with suppress(OSError):
+            if os.path.isdir(path):
+                mount("none", path, "tmpfs", flags | _MS_RDONLY, "size=4k")
+            elif os.path.isfile(path):
+                mount("/dev/null", path, "", _MS_BIND)
     return ""
 
 

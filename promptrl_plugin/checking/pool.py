@@ -14,24 +14,36 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from promptrl_plugin import config as _config
-from promptrl_plugin.checking.base import JudgeRequest, TestGroup
+from promptrl_plugin.checking.base import JudgeRequest, ProbeRequest, TestGroup
+from promptrl_plugin.checking.probes import ProbeGroup
 from promptrl_plugin.config import JudgeConfig
 from promptrl_plugin.records import AssertGroup, FailureKind, GroupVerdict, Status
 
-__all__ = ["Round", "WorkerProcess"]
+__all__ = ["CheckQuestion", "ProbeQuestion", "Question", "Round", "WorkerProcess"]
+
+A = TypeVar("A")
+A_co = TypeVar("A_co", covariant=True)
 
 _AHEAD = 2  # requests at a worker: one being judged, one waiting
 _ATTEMPTS = 2
-_GROUP_SECONDS = 70.0  # that a group may take at most (`worker._total_limit`), with room
+_GROUP_SECONDS = 330.0  # that a group may take at most (`worker._total_limit`, once plain, once stretched), with room
 _REFERENCE_SECONDS = 960.0  # that computing expected outputs may take on top, once a group
 _START_SECONDS = 60.0
-_END_SECONDS = 5.0
+_LEAVE_SECONDS, _END_SECONDS = 0.5, 5.0
+#: The start-up hook of an installed promptrl may have imported that one, which need not be this one.
+_CODE = (
+    "import sys; sys.path[:] = {!r}; "
+    "[sys.modules.pop(m) for m in [*sys.modules] if m.startswith('promptrl_plugin')]; "
+    "from promptrl_plugin.checking.launch import main; main({})"
+)
+_DATA_VARIABLES = ("MBPP_OVERRIDE_PATH", "HUMANEVAL_OVERRIDE_PATH", "PROMPTRL_MBPP_PATH")
 
 
 class WorkerProcess:
@@ -40,11 +52,10 @@ class WorkerProcess:
     def __init__(self, config: JudgeConfig, without_layers: tuple[str, ...]) -> None:
         self.scratch = tempfile.mkdtemp(prefix="promptrl-judge-")
         ours, theirs = socket.socketpair()
-        code = "import sys; sys.path[:] = {!r}; from promptrl_plugin.checking.worker import main; main({})"
         # A fresh interpreter: nothing of ours is inherited, neither memory nor environment. The fixed hash
         # seed makes programs that depend on the order of a set reproducible.
         self.process = subprocess.Popen(
-            [sys.executable, "-s", "-P", "-c", code.format(_python_path(), theirs.fileno())],
+            [sys.executable, "-s", "-P", "-c", _CODE.format(_python_path(), theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -84,7 +95,9 @@ class WorkerProcess:
 
     def stop(self) -> None:
         """End the worker with all its processes and remove its scratch folder."""
-        self.connection.close()
+        self.connection.close()  # by which it ends, unless it hangs or is just starting
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(_LEAVE_SECONDS)
         deadline = time.monotonic() + _END_SECONDS
         # Its own session, hence its own group; a program's processes go with the zygote.
         while time.monotonic() < deadline:
@@ -119,7 +132,7 @@ def _environment(scratch: str) -> dict[str, str]:
 
 
 def _settings(config: JudgeConfig, scratch: str, without_layers: tuple[str, ...]) -> Any:
-    from promptrl_plugin.checking.worker import WorkerSettings
+    from promptrl_plugin.checking.launch import WorkerSettings
 
     return WorkerSettings(
         scratch=scratch,
@@ -128,43 +141,110 @@ def _settings(config: JudgeConfig, scratch: str, without_layers: tuple[str, ...]
         min_time_limit=config.min_time_limit,
         gt_time_limit_factor=config.gt_time_limit_factor,
         verdicts=config.verdicts,
-        hidden=(str(_config.cache_dir()),),
+        hidden=_hidden(),
         without=without_layers,
     )
 
 
-@dataclass(slots=True)
-class _Pending:
-    """One request on its way."""
+def _hidden() -> tuple[str, ...]:
+    """Files and folders with solutions or expected outputs, for layers that cannot hide all but what is needed."""
+    evalplus = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evalplus"  # its CACHE_DIR
+    starter = Path(__file__).resolve().parents[1] / "suites" / "data"
+    for folder in (_config.cache_dir(), evalplus):
+        with suppress(OSError):  # what does not exist yet could not be hidden
+            folder.mkdir(parents=True, exist_ok=True)
+    overrides = (os.environ.get(name, "") for name in _DATA_VARIABLES)
+    return (str(_config.cache_dir()), str(evalplus), str(starter), *(str(Path(p).resolve()) for p in overrides if p))
+
+
+class Question(Protocol[A_co]):
+    """One request, as `Round` sends it to a worker and reads the answer."""
+
+    @property
+    def groups(self) -> tuple[TestGroup | ProbeGroup, ...]:
+        """Tests or inputs that the worker has to know."""
+        ...
+
+    def message(self, number: int, keys: list[str]) -> tuple[Any, ...]: ...
+
+    def answer(self, data: Any) -> A_co: ...
+
+    def undecided(self, why: str) -> A_co:
+        """The answer when no worker gave one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CheckQuestion:
+    """What are the verdicts on this program? For `Judge.check`."""
 
     request: JudgeRequest
+
+    @property
+    def groups(self) -> tuple[TestGroup, ...]:
+        return self.request.groups
+
+    def message(self, number: int, keys: list[str]) -> tuple[Any, ...]:
+        return ("check", number, self.request.program, keys, self.request.fail_fast, self.request.stop_early)
+
+    def answer(self, data: Any) -> tuple[GroupVerdict | None, ...]:
+        return tuple(map(_verdict, data))
+
+    def undecided(self, why: str) -> tuple[GroupVerdict | None, ...]:
+        return tuple(_error(g, why) for g in self.groups)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeQuestion:
+    """What does this program do on generated inputs? For `Judge.execute`."""
+
+    request: ProbeRequest
+
+    @property
+    def groups(self) -> tuple[ProbeGroup, ...]:
+        return (self.request.group,)
+
+    def message(self, number: int, keys: list[str]) -> tuple[Any, ...]:
+        return ("execute", number, self.request.program, keys[0])
+
+    def answer(self, data: Any) -> tuple[str, ...] | None:
+        return tuple(data)
+
+    def undecided(self, why: str) -> tuple[str, ...] | None:
+        return None
+
+
+@dataclass(slots=True)
+class _Pending(Generic[A]):
+    """One request on its way."""
+
+    question: Question[A]
     keys: list[str]
     attempts: int = 0
 
 
-class Round:
-    """One call of `check`: keeps every worker busy until all requests are answered."""
+class Round(Generic[A]):
+    """One call of `check` or `execute`: keeps every worker busy until all requests are answered."""
 
     def __init__(
         self,
         workers: list[WorkerProcess],
-        requests: Sequence[JudgeRequest],
-        key: Callable[[TestGroup], str],
+        questions: Sequence[Question[A]],
+        key: Callable[[TestGroup | ProbeGroup], str],
         new_worker: Callable[[], WorkerProcess],
         on_progress: Callable[[int], None] | None,
     ) -> None:
         self._workers = workers
         self._new_worker = new_worker
         self._on_progress = on_progress
-        self._pending = [_Pending(r, [key(g) for g in r.groups]) for r in requests]
-        self._queue = deque(range(len(requests)))
-        self._answers: list[tuple[GroupVerdict | None, ...] | None] = [None] * len(requests)
-        self._left = len(requests)
+        self._pending = [_Pending(q, [key(g) for g in q.groups]) for q in questions]
+        self._queue = deque(range(len(questions)))
+        self._answers: dict[int, A] = {}
 
-    def run(self) -> list[tuple[GroupVerdict | None, ...]]:
+    def run(self) -> list[A]:
         for worker in self._workers:
             worker.waiting.clear()
-        while self._left:
+        while len(self._answers) < len(self._pending):
             for at, worker in enumerate(self._workers):
                 self._feed(at, worker)
             deadline = min(map(self._deadline, self._workers))
@@ -174,13 +254,14 @@ class Round:
             for at, worker in enumerate(self._workers):
                 if time.monotonic() > self._deadline(worker):
                     self._replace(at, "the judge's worker hung")
-        return [a for a in self._answers if a is not None]
+        return [self._answers[i] for i in range(len(self._pending))]
 
     def _deadline(self, worker: WorkerProcess) -> float:
         if not worker.waiting:
             return time.monotonic() + 3600
         groups = len(self._pending[worker.waiting[0]].keys)
-        return worker.since + _START_SECONDS + groups * (_GROUP_SECONDS + _REFERENCE_SECONDS)
+        start = 0.0 if worker.ready else _START_SECONDS
+        return worker.since + start + groups * (_GROUP_SECONDS + _REFERENCE_SECONDS)
 
     def _feed(self, at: int, worker: WorkerProcess) -> None:
         while self._queue and len(worker.waiting) < _AHEAD:
@@ -190,13 +271,11 @@ class Round:
             worker.waiting.append(number)
             pending = self._pending[number]
             try:
-                for key, group in zip(pending.keys, pending.request.groups, strict=True):
+                for key, group in zip(pending.keys, pending.question.groups, strict=True):
                     if key not in worker.sent:
                         worker.sent.add(key)
                         worker.connection.send_bytes(pickle.dumps(("group", key, _spec(key, group))))
-                r = pending.request
-                message = ("check", number, r.program, pending.keys, r.fail_fast, r.stop_early)
-                worker.connection.send_bytes(pickle.dumps(message))
+                worker.connection.send_bytes(pickle.dumps(pending.question.message(number, pending.keys)))
             except OSError:
                 self._replace(at, "the judge's worker died")
                 return
@@ -208,11 +287,11 @@ class Round:
         except EOFError:
             self._replace(at, "the judge's worker died")
             return
+        worker.since = time.monotonic()
         if answer is not None:
-            number, verdicts = answer
+            number, data = answer
             worker.waiting.remove(number)
-            worker.since = time.monotonic()
-            self._finish(number, tuple(map(_verdict, verdicts)))
+            self._finish(number, self._pending[number].question.answer(data))
 
     def _replace(self, at: int, why: str) -> None:
         """Start another worker; the request that the old one was at gets one more attempt."""
@@ -223,22 +302,21 @@ class Round:
             if position == 0:
                 pending.attempts += 1
             if pending.attempts >= _ATTEMPTS:
-                self._finish(number, tuple(_error(g, f"{why} twice") for g in pending.request.groups))
+                self._finish(number, pending.question.undecided(f"{why} twice"))
             else:
                 self._queue.appendleft(number)
         self._workers[at] = self._new_worker()
 
-    def _finish(self, number: int, verdicts: tuple[GroupVerdict | None, ...]) -> None:
-        self._answers[number] = verdicts
-        self._left -= 1
+    def _finish(self, number: int, answer: A) -> None:
+        self._answers[number] = answer
         if self._on_progress is not None:
             self._on_progress(number)
 
 
-def _spec(key: str, group: TestGroup) -> Any:
+def _spec(key: str, group: TestGroup | ProbeGroup) -> Any:
     from promptrl_plugin.checking.expected import CallSpec
 
-    if isinstance(group, AssertGroup):
+    if isinstance(group, AssertGroup | ProbeGroup):
         return group
     inputs = pickle.dumps(list(group.inputs))
     return CallSpec(key, group.dataset, group.entry_point, group.reference, inputs, len(group.inputs), group.atol)

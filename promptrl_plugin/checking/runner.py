@@ -19,8 +19,9 @@ from struct import Struct
 from typing import Any
 
 from promptrl_plugin.checking.codec import CodecError, encode, encode_items
+from promptrl_plugin.checking.traces import leaves_no_trace
 
-__all__ = ["HEADER", "Frame", "Job", "TimeoutException", "run_job"]
+__all__ = ["HEADER", "Frame", "Job", "Part", "TimeoutException", "run_job"]
 
 # The program may replace builtins; the functions of this module keep their own.
 globals()["__builtins__"] = dict(vars(builtins))
@@ -33,7 +34,7 @@ _ITIMER_REAL, _SIGALRM = _signal.ITIMER_REAL, _signal.SIGALRM
 
 
 class Frame:
-    """Kinds of frames, in the order in which a child may send them."""
+    """Kinds of frames, in the order in which a child may send them for each part."""
 
     READY = b"R"  #: the child is isolated and about to run the program; without it, the judge has failed
     IMPORTED = b"I"  #: the program's module level has run, the entry point is there
@@ -47,24 +48,21 @@ class Frame:
 
 
 @dataclass(slots=True)
-class Job:
-    """One program and one group of tests, without anything that says what is right.
+class Part:
+    """One group of tests, without anything that says what is right.
 
     Attributes:
-        program: Source text.
         entry_point: Function to call; "" for assert scripts.
         calls: Argument lists (pickled by the judge), or for assert scripts, units: a tuple of
             expressions to evaluate, or a statement to execute.
         limits: Seconds each call may take.
-        total_limit: Seconds the child may live.
+        total_limit: Seconds that all may take, loading the program included.
         value_limit: Bytes that one value may take.
         output_limit: Bytes that all values may take.
         setup: Code of an assert script's own.
         iterate: Send what an iterator yields (set oracle).
-        fail_fast: Stop at the first exception or timeout.
     """
 
-    program: str
     entry_point: str
     calls: bytes
     limits: list[float]
@@ -73,6 +71,22 @@ class Job:
     output_limit: int
     setup: str = ""
     iterate: bool = False
+
+
+@dataclass(slots=True)
+class Job:
+    """One program and the groups of tests to run on it, each from a fresh state.
+
+    The child goes on to the next part only where that state is as fresh as a new process's: see `run_job`.
+
+    Attributes:
+        program: Source text.
+        parts: At least one.
+        fail_fast: Stop a part at the first exception or timeout.
+    """
+
+    program: str
+    parts: tuple[Part, ...]
     fail_fast: bool = False
 
 
@@ -152,19 +166,38 @@ def _text(error: BaseException) -> bytes:
     return encode((type(error).__name__[:80], message), 8192)
 
 
-def run_job(job: Job, calls: Any, fd: int) -> None:
-    """Run the program and its calls, writing frames to `fd`. Never raises."""
-    report = _Reporter(fd, job.value_limit, job.output_limit)
+def run_job(job: Job, calls: list[Any], fd: int) -> None:
+    """Run the program and its calls, part by part, writing frames to `fd`. Never raises.
+
+    Ends early, before a part, where the program may have left a trace in the interpreter: the rest is for
+    another child.
+
+    Args:
+        job: What to run.
+        calls: `Part.calls` of every part, unpickled.
+        fd: Where frames go.
+    """
     with contextlib.suppress(BaseException):
-        report.send(Frame.READY)
-        namespace = _load(job, report)
-        if namespace is not None:
-            report.send(Frame.IMPORTED)
-            if job.entry_point:
-                _call_all(job, namespace[job.entry_point], calls, report)
-            else:
-                _assert_all(job, namespace, calls, report)
-            report.send(Frame.DONE)
+        for part, inputs in zip(job.parts, calls):  # noqa: B905 - same length by construction
+            report = _Reporter(fd, part.value_limit, part.output_limit)
+            report.send(Frame.READY)
+            if not _run_part(job, part, inputs, report):
+                return
+
+
+def _run_part(job: Job, part: Part, inputs: Any, report: _Reporter) -> bool:
+    """Run one part; whether another may follow in this process."""
+    loaded = _load(job, part, report)
+    if loaded is None:
+        return False
+    namespace, traceless = loaded
+    report.send(Frame.IMPORTED)
+    if part.entry_point:
+        orderly = _call_all(job, part, namespace[part.entry_point], inputs, report)
+    else:
+        orderly = _assert_all(job, part, namespace, inputs, report)
+    report.send(Frame.DONE)
+    return traceless and orderly
 
 
 def _silence() -> None:
@@ -175,22 +208,24 @@ def _silence() -> None:
     sys.stdout = sys.stderr = sys.stdin = _stream
 
 
-def _load(job: Job, report: _Reporter) -> dict[str, Any] | None:
-    """Run setup and program at module level; None when that failed."""
+def _load(job: Job, part: Part, report: _Reporter) -> tuple[dict[str, Any], bool] | None:
+    """Run setup and program at module level; the namespace and `leaves_no_trace`, None when that failed."""
     namespace: dict[str, Any] = {}
     late_setup = False
     try:
         _silence()
-        if job.setup:
+        # As EvalPlus's `exec`, without this module's own ``from __future__ import annotations``.
+        codes = [compile(source, "<string>", "exec", dont_inherit=True) for source in (part.setup, job.program)]
+        if part.setup:
             try:
-                exec(job.setup, namespace)
+                exec(codes[0], namespace)
             except NameError:  # it builds objects of the program's classes
                 late_setup = True
-        exec(job.program, namespace)
+        exec(codes[1], namespace)
         if late_setup:
-            exec(job.setup, namespace)
-        if job.entry_point:
-            namespace[job.entry_point]
+            exec(codes[0], namespace)
+        if part.entry_point:
+            namespace[part.entry_point]
     except BaseException as e:
         kind, message = type(e).__name__[:80], ""
         with contextlib.suppress(BaseException):
@@ -198,11 +233,12 @@ def _load(job: Job, report: _Reporter) -> dict[str, Any] | None:
         empty = not any(k for k in namespace if k != "__builtins__")
         report.send(Frame.BROKEN, encode((kind, message, empty), 8192))
         return None
-    return namespace
+    return namespace, len(job.parts) > 1 and all(map(leaves_no_trace, codes))
 
 
-def _call_all(job: Job, function: Any, inputs: Any, report: _Reporter) -> None:
-    for limit, args in zip(job.limits, inputs):  # noqa: B905 - same length by construction
+def _call_all(job: Job, part: Part, function: Any, inputs: Any, report: _Reporter) -> bool:
+    orderly = True
+    for limit, args in zip(part.limits, inputs):  # noqa: B905 - same length by construction
         try:
             try:
                 _setitimer(_ITIMER_REAL, limit)
@@ -211,19 +247,24 @@ def _call_all(job: Job, function: Any, inputs: Any, report: _Reporter) -> None:
                 out = function(*args)
             finally:
                 _setitimer(_ITIMER_REAL, 0)
-            report.send_value(out, job.iterate)
+            report.send_value(out, part.iterate)
         except TimeoutException:
+            orderly = False
             report.send(Frame.TIMEOUT)
             if job.fail_fast:
-                return
+                break
         except BaseException as e:
+            _refuse_to_guess(job, part, e)
+            orderly = orderly and _is_orderly(e)
             report.send(Frame.RAISED, _text(e))
             if job.fail_fast:
-                return
+                break
+    return orderly
 
 
-def _assert_all(job: Job, namespace: dict[str, Any], units: Any, report: _Reporter) -> None:
-    for limit, unit in zip(job.limits, units):  # noqa: B905
+def _assert_all(job: Job, part: Part, namespace: dict[str, Any], units: Any, report: _Reporter) -> bool:
+    orderly = True
+    for limit, unit in zip(part.limits, units):  # noqa: B905
         failed = False
         for source in (unit,) if isinstance(unit, str) else unit:
             try:
@@ -242,10 +283,23 @@ def _assert_all(job: Job, namespace: dict[str, Any], units: Any, report: _Report
                 else:
                     report.send_value(value, False)
             except TimeoutException:
-                failed = True
+                failed, orderly = True, False
                 report.send(Frame.TIMEOUT)
             except BaseException as e:
-                failed = True
+                _refuse_to_guess(job, part, e)
+                failed, orderly = True, orderly and _is_orderly(e)
                 report.send(Frame.RAISED, _text(e))
         if failed and job.fail_fast:
-            return
+            break
+    return orderly
+
+
+def _is_orderly(error: BaseException) -> bool:
+    """Whether the interpreter is as good as new after `error`; in doubt, not."""
+    return isinstance(error, Exception) and not isinstance(error, (MemoryError, RecursionError))
+
+
+def _refuse_to_guess(job: Job, part: Part, error: BaseException) -> None:
+    # What earlier parts left may be what memory lacked: end without a result, then the part is run alone.
+    if isinstance(error, MemoryError) and part is not job.parts[0]:
+        raise error

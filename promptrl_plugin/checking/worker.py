@@ -1,262 +1,214 @@
 """A worker of the judge: the process that holds expected outputs and compares.
 
-Started by `judge.IsolatedJudge` as a fresh interpreter without torch. It splits off a zygote (which runs
-programs, see `zygote`) before it knows any expected output, and itself runs no foreign code.
+Started by `judge.IsolatedJudge` as a fresh interpreter without torch (see `launch`). It itself runs no foreign
+code, but has a zygote do so, which was split off before it knew any expected output.
 
-From the judge, pickled: ``("group", key, CallSpec | AssertGroup)`` once a group, then
-``("check", number, program, keys, fail_fast, stop_early)``. To it, JSON:
-``[number, [[status, passed, total, failure, detail] or null, …]]``, and first ``["ready", layers]``.
+From the judge, pickled: ``("group", key, CallSpec | AssertGroup | ProbeGroup)`` once a group, then
+``("check", number, program, keys, fail_fast, stop_early)``, answered by the JSON
+``[number, [[status, passed, total, failure, detail] or null, …]]``, or ``("execute", number, program, key)``, answered
+by ``[number, [outcome, …]]``. First of all it sends ``["ready", layers]``.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import select
-import signal
 import socket
-import sys
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from promptrl_plugin.checking import isolation
-from promptrl_plugin.checking.expected import BrokenReferenceError, CallSpec, Expected, ExpectedStore
+from promptrl_plugin.checking.expected import BrokenReferenceError, CallSpec, ExpectedStore
 from promptrl_plugin.checking.grading import AssertTests, CallTests, GroupGrader, Tests
+from promptrl_plugin.checking.launch import WorkerSettings
 from promptrl_plugin.checking.original import original_verdict
+from promptrl_plugin.checking.outcomes import ProbeTests
+from promptrl_plugin.checking.probes import ProbeGroup, probe_inputs
 from promptrl_plugin.checking.programs import plan_assert
-from promptrl_plugin.checking.runner import Job
-from promptrl_plugin.checking.zygote import LENGTH, MESSAGE, Message, ZygoteSettings, serve
-from promptrl_plugin.records import AssertGroup, GroupVerdict, Status
+from promptrl_plugin.checking.runner import Job, Part
+from promptrl_plugin.checking.zygote_client import ZygoteClient
+from promptrl_plugin.records import AssertGroup, FailureKind, GroupVerdict, Status
 
-__all__ = ["WorkerSettings", "main"]
+__all__ = ["Worker"]
+
+TestSpec = CallSpec | AssertGroup
+#: Makes a group's part of a job and what decides it, given a factor for the time limits and fail-fast.
+Plan = Callable[[float, bool], tuple[Part, Tests]]
 
 _EVALPLUS_MAX_SECONDS = 60  # of a whole group (EVALPLUS_TIMEOUT_PER_TASK's default)
+_PROBES_SECONDS = 10.0  # of all generated inputs together; what comes later counts as timed out
+_PROBE_BYTES, _PROBES_BYTES = 1 << 20, 1 << 23  # of one output, of all
+_BUSY, _ASLEEP = 1.25, 5.0  # seconds of life for each of CPU: from where on a processor is shared, and up to where
 _MARGIN, _SET_MARGIN = 1 << 16, 1 << 22  # bytes of output always allowed; under the set oracle, with repetitions
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """What a worker is told at its start; all times in seconds."""
+class Worker:
+    """Answers the judge's requests, one after another.
 
-    scratch: str
-    expected_folder: str
-    memory_bytes: int
-    min_time_limit: float
-    gt_time_limit_factor: float
-    verdicts: str
-    hidden: tuple[str, ...]
-    without: tuple[str, ...] = ()
+    Args:
+        settings: See there.
+        zygote: Socket to the zygote.
+    """
 
-
-class _ZygoteDied(Exception):
-    pass
-
-
-class _Runner:
-    """The comparer's end of the zygote."""
-
-    def __init__(self, settings: WorkerSettings, judge_fd: int) -> None:
-        ours, theirs = socket.socketpair()
-        if os.fork() == 0:
-            try:
-                ours.close()
-                os.close(judge_fd)
-                _start_zygote(theirs.fileno(), settings)
-            finally:
-                os._exit(0)
-        theirs.close()
-        self._socket = ours
-        self._fd = ours.fileno()
-        self._poller = select.poll()
-        self._poller.register(self._fd, select.POLLIN)
-        self._poller.register(judge_fd, 0)  # hang-up only: the judge is gone
-        self._judge_fd = judge_fd
-        self.layers: list[list[object]] = json.loads(self._receive()[2])
-
-    def run(self, job: Job, grader: GroupGrader) -> GroupVerdict:
-        """Run one job to its verdict.
-
-        Raises:
-            _ZygoteDied: The worker cannot go on.
-        """
-        data = pickle.dumps(job)
-        self._send(LENGTH.pack(len(data)) + data)
-        stopped = False
-        while True:
-            kind, elapsed, data = self._receive()
-            if kind == Message.END:
-                if not grader.ready:  # the child could not be isolated or forked: no verdict on the program
-                    raise _ZygoteDied
-                return grader.verdict(killed=data != Message.EXIT)
-            if not grader.finished:
-                grader.feed(elapsed, data)
-            if grader.finished and not stopped:
-                stopped = True
-                self._send(LENGTH.pack(0))
-
-    def _send(self, data: bytes) -> None:
-        try:
-            self._socket.sendall(data)
-        except OSError:
-            raise _ZygoteDied from None
-
-    def _receive(self) -> tuple[bytes, float, bytes]:
-        kind, elapsed, length = MESSAGE.unpack(self._read(MESSAGE.size))
-        return kind, elapsed, self._read(length)
-
-    def _read(self, count: int) -> bytes:
-        parts = []
-        while count:
-            for fd, _ in self._poller.poll():
-                if fd == self._judge_fd:
-                    _leave()
-            try:
-                part = self._socket.recv(count)
-            except OSError:
-                part = b""
-            if not part:
-                raise _ZygoteDied
-            parts.append(part)
-            count -= len(part)
-        return b"".join(parts)
-
-
-def _leave() -> None:
-    # The zygote ends by itself when its socket closes.
-    os._exit(0)
-
-
-def _start_zygote(fd: int, settings: WorkerSettings) -> None:
-    """Fork the zygote into its namespaces and wait for its end: only a child is in a new PID namespace."""
-    layers = isolation.Layers()
-    isolation.enter_namespaces(layers, settings.without)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            serve(fd, _zygote_settings(settings), layers)
-        finally:
-            os._exit(0)
-    os.close(fd)
-    os.waitpid(pid, 0)
-
-
-def _zygote_settings(s: WorkerSettings) -> ZygoteSettings:
-    return ZygoteSettings(s.scratch, s.memory_bytes, s.hidden, s.without)
-
-
-class _Worker:
-    """Answers the judge's requests, one after another."""
-
-    def __init__(self, settings: WorkerSettings, judge_fd: int) -> None:
+    def __init__(self, settings: WorkerSettings, zygote: socket.socket) -> None:
         self._settings = settings
-        self._runner = _Runner(settings, judge_fd)
-        isolation.forbid_inspection()
+        self._zygote = ZygoteClient(zygote)
         self._expected = ExpectedStore(Path(settings.expected_folder) if settings.expected_folder else None)
-        self._groups: dict[str, CallSpec | AssertGroup] = {}
+        self._groups: dict[str, TestSpec | ProbeGroup] = {}
+        self._probes: dict[str, list[Any]] = {}
 
     def serve(self, connection: Connection) -> None:
-        connection.send_bytes(json.dumps(["ready", self._runner.layers]).encode())
+        """Answer until the judge is gone.
+
+        Raises:
+            ZygoteDiedError: The worker cannot go on.
+        """
+        with suppress(EOFError, ConnectionError):
+            self._serve(connection)
+
+    def _serve(self, connection: Connection) -> None:
+        connection.send_bytes(json.dumps(["ready", self._zygote.layers]).encode())
         while True:
-            try:
-                message = pickle.loads(connection.recv_bytes())
-            except (EOFError, ConnectionError):
-                return
+            message = pickle.loads(connection.recv_bytes())
             if message[0] == "group":
                 self._groups[message[1]] = message[2]
                 continue
-            _, number, program, keys, fail_fast, stop_early = message
-            answer = json.dumps([number, self._check(program, keys, fail_fast, stop_early)])
-            connection.send_bytes(answer.encode())
+            kind, number, *asked = message
+            answer = self._check(*asked) if kind == "check" else self._execute(*asked)
+            connection.send_bytes(json.dumps([number, answer]).encode())
 
     def _check(self, program: str, keys: list[str], fail_fast: bool, stop_early: bool) -> list[Any]:
+        groups = [self._groups[key] for key in keys]
         answers: list[Any] = []
-        stopped = False
-        for key in keys:
-            if stopped:
-                answers.append(None)
-                continue
-            verdict = self._group(program, self._groups[key], fail_fast)
-            passed = "".join("01"[p] for p in verdict.passed)
-            answers.append([verdict.status, passed, verdict.total, verdict.failure, verdict.detail])
-            stopped = stop_early and verdict.status is not Status.PASS
+        while len(answers) < len(keys):
+            for verdict in self._first_verdicts(program, groups[len(answers) :], fail_fast, stop_early):
+                passed = "".join("01"[p] for p in verdict.passed)
+                answers.append([verdict.status, passed, verdict.total, verdict.failure, verdict.detail])
+                if stop_early and verdict.status is not Status.PASS:
+                    return answers + [None] * (len(keys) - len(answers))
         return answers
 
-    def _group(self, program: str, group: CallSpec | AssertGroup, fail_fast: bool) -> GroupVerdict:
-        if isinstance(group, AssertGroup):
-            return self._assert_group(program, group, fail_fast)
+    def _first_verdicts(
+        self, program: str, groups: Sequence[TestSpec | ProbeGroup], fail_fast: bool, stop_early: bool
+    ) -> list[GroupVerdict]:
+        """Verdicts on as many of the groups as one child could run, at least on the first."""
+        plans: list[Plan] = []
         try:
-            if self._settings.verdicts == "evalplus":
-                return self._original(program, group, fail_fast)
-            expected = self._expected.get(group)
-            return self._call_group(program, group, expected, fail_fast)
+            for group in groups:
+                if isinstance(group, CallSpec) and self._settings.verdicts == "evalplus":
+                    if plans:
+                        break
+                    return [self._original(program, group, fail_fast)]
+                plans.append(self._plan(group))
+            verdicts = self._run(program, plans, 1.0, fail_fast, stop_early)
         except BrokenReferenceError as e:
-            return GroupVerdict(Status.ERROR, (), group.count, None, str(e))
+            if len(groups) > 1:  # of which group?
+                return self._first_verdicts(program, groups[:1], fail_fast, stop_early)
+            assert isinstance(groups[0], CallSpec)
+            return [GroupVerdict(Status.ERROR, (), groups[0].count, None, str(e))]
+        stretch = self._zygote.stretch
+        return [
+            self._with_patience(program, plan, verdict, stretch) for plan, verdict in zip(plans, verdicts, strict=False)
+        ]
 
-    def _call_group(self, program: str, spec: CallSpec, expected: Expected, fail_fast: bool) -> GroupVerdict:
-        s = self._settings
-        limits = [max(s.min_time_limit, s.gt_time_limit_factor * t) for t in expected.seconds]
-        tests = CallTests(spec, expected, limits)
-        margin = _SET_MARGIN if tests.iterate else _MARGIN
-        value_limit = _round_up(margin + 4 * max(expected.sizes, default=0))
-        output_limit = value_limit + 8 * sum(expected.sizes) + _MARGIN * len(limits)
-        job = Job(
-            program=program,
-            entry_point=spec.entry_point,
-            calls=spec.inputs,
-            limits=limits,
-            total_limit=_total_limit(limits, fail_fast),
-            value_limit=value_limit,
-            output_limit=_round_up(output_limit),
-            iterate=tests.iterate,
-            fail_fast=fail_fast,
-        )
-        return self._run(job, tests, fail_fast)
+    def _run(
+        self, program: str, plans: Sequence[Plan], stretch: float, fail_fast: bool, stop_early: bool = False
+    ) -> list[GroupVerdict]:
+        parts, tests = zip(*(plan(stretch, fail_fast) for plan in plans), strict=True)
+        return self._zygote.run(Job(program, parts, fail_fast), [GroupGrader(t, fail_fast) for t in tests], stop_early)
+
+    def _with_patience(self, program: str, plan: Plan, verdict: GroupVerdict, stretch: float) -> GroupVerdict:
+        """A verdict that does not depend on what else the machine does.
+
+        Limits are those of a free machine. Where a program met one while it had to share the processor (it lived
+        longer than it computed, though not as one that sleeps), it may show that it passes with its limits
+        stretched by as much.
+        """
+        met_limit = verdict.status is Status.TIMEOUT or verdict.failure is FailureKind.TIMEOUT
+        if met_limit and _BUSY <= stretch <= _ASLEEP:
+            (again,) = self._run(program, [plan], stretch, fail_fast=True)
+            return again if again.status is Status.PASS else verdict
+        return verdict
 
     def _original(self, program: str, spec: CallSpec, fail_fast: bool) -> GroupVerdict:
         s = self._settings
         return original_verdict(spec, program, fail_fast, s.min_time_limit, s.gt_time_limit_factor, s.memory_bytes)
 
-    def _assert_group(self, program: str, group: AssertGroup, fail_fast: bool) -> GroupVerdict:
+    def _plan(self, group: TestSpec | ProbeGroup) -> Plan:
+        assert not isinstance(group, ProbeGroup)
+        return self._plan_calls(group) if isinstance(group, CallSpec) else self._plan_asserts(group)
+
+    def _plan_calls(self, spec: CallSpec) -> Plan:
+        s = self._settings
+        expected = self._expected.get(spec)
+
+        def plan(stretch: float, fail_fast: bool) -> tuple[Part, Tests]:
+            limits = [stretch * max(s.min_time_limit, s.gt_time_limit_factor * t) for t in expected.seconds]
+            tests = CallTests(spec, expected, limits)
+            margin = _SET_MARGIN if tests.iterate else _MARGIN
+            value_limit = _round_up(margin + 4 * max(expected.sizes, default=0))
+            output_limit = value_limit + 8 * sum(expected.sizes) + _MARGIN * len(limits)
+            part = Part(
+                entry_point=spec.entry_point,
+                calls=spec.inputs,
+                limits=limits,
+                total_limit=_total_limit(limits, fail_fast, stretch),
+                value_limit=value_limit,
+                output_limit=_round_up(output_limit),
+                iterate=tests.iterate,
+            )
+            return part, tests
+
+        return plan
+
+    def _plan_asserts(self, group: AssertGroup) -> Plan:
         plans = [plan_assert(a) for a in group.asserts]
-        limits = [self._settings.min_time_limit] * len(plans)
         units = [p.leaves if p.leaves is not None else p.source for p in plans]
-        job = Job(
-            program=program,
-            entry_point="",
-            calls=pickle.dumps(units),
+
+        def plan(stretch: float, fail_fast: bool) -> tuple[Part, Tests]:
+            limits = [stretch * self._settings.min_time_limit] * len(plans)
+            part = Part(
+                entry_point="",
+                calls=pickle.dumps(units),
+                limits=limits,
+                total_limit=_total_limit(limits, fail_fast, stretch),
+                value_limit=_SET_MARGIN,
+                output_limit=4 * _SET_MARGIN,
+                setup=group.setup,
+            )
+            return part, AssertTests(plans, limits)
+
+        return plan
+
+    def _execute(self, program: str, key: str) -> list[str]:
+        """Outcomes of the generated inputs, which are made once a group."""
+        group = self._groups[key]
+        assert isinstance(group, ProbeGroup)
+        inputs = self._probes.get(key)
+        if inputs is None:
+            inputs = self._probes[key] = probe_inputs(group)
+        limits = [self._settings.min_time_limit] * len(inputs)
+        tests = ProbeTests(program, limits, group.view)
+        part = Part(
+            entry_point=group.entry_point,
+            calls=pickle.dumps(inputs),
             limits=limits,
-            total_limit=_total_limit(limits, fail_fast),
-            value_limit=_SET_MARGIN,
-            output_limit=4 * _SET_MARGIN,
-            setup=group.setup,
-            fail_fast=fail_fast,
+            total_limit=_PROBES_SECONDS,
+            value_limit=_PROBE_BYTES,
+            output_limit=_PROBES_BYTES,
+            iterate=bool(group.view),
         )
-        return self._run(job, AssertTests(plans, limits), fail_fast)
-
-    def _run(self, job: Job, tests: Tests, fail_fast: bool) -> GroupVerdict:
-        return self._runner.run(job, GroupGrader(tests, fail_fast))
+        (verdict,) = self._zygote.run(Job(program, (part,)), [GroupGrader(tests, fail_fast=False)])
+        return list(tests.all_outcomes(verdict))
 
 
-def _total_limit(limits: list[float], fail_fast: bool) -> float:
-    """How long EvalPlus waits for a group (`untrusted_check`): its timeout, and a second of its join."""
-    return min(_EVALPLUS_MAX_SECONDS, sum(limits)) + (1 if fail_fast else 2) + 1
+def _total_limit(limits: list[float], fail_fast: bool, stretch: float) -> float:
+    """How long EvalPlus waits for a group (`untrusted_check`): its timeout, and a second of its join; stretched."""
+    return min(stretch * _EVALPLUS_MAX_SECONDS, sum(limits)) + stretch * ((1 if fail_fast else 2) + 1)
 
 
 def _round_up(size: int) -> int:
     # To a power of two: the child should not learn the size of what is expected.
     return 1 << (size - 1).bit_length()
-
-
-def main(fd: int) -> None:
-    """Run a worker on the socket `fd`, until the judge closes it; entry point of the process."""
-    sys.setrecursionlimit(10_000)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    connection = Connection(fd)
-    settings: WorkerSettings = pickle.loads(connection.recv_bytes())
-    try:
-        _Worker(settings, fd).serve(connection)
-    except _ZygoteDied:
-        os._exit(3)  # the judge starts another worker

@@ -3,8 +3,8 @@
 It is split off from the worker before any expected output is known, so neither it nor any of its children
 ever holds one. It looks at nothing that a child sends; it only counts bytes and measures time.
 
-Messages to it: u32 length and a pickled `Job` (length 0: stop the current job). Messages from it: see
-`Message`.
+Messages to it: u32 length and a pickled `Job`, or during a job `STOP`, or `NEXT`: its next part has begun.
+Messages from it: see `Message`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from struct import Struct
 from typing import Any
 
 from promptrl_plugin.checking import isolation
+from promptrl_plugin.checking.guard import ReliabilityGuard, imports_others, preload
 from promptrl_plugin.checking.runner import Job, run_job
 
-__all__ = ["LENGTH", "MESSAGE", "Message", "ZygoteSettings", "serve"]
+__all__ = ["LENGTH", "MESSAGE", "NEXT", "STOP", "Message", "ZygoteSettings", "serve"]
 
 LENGTH = Struct("<I")
 MESSAGE = Struct("<cdI")  #: kind, seconds since the previous message (or the fork), length of the data
+STOP, NEXT = b"", b"n"
 _CHUNK = 1 << 18
 _TICK, _SLOW_TICK, _QUIET_SECONDS = 4, 20, 0.1  # milliseconds, milliseconds, seconds
 _MANY_BYTES = 1 << 15  # in one look: then the child may be waiting for room in the pipe
@@ -38,7 +40,7 @@ _OUT_FD = 3
 
 # `reliability_guard` takes these out of the modules that programs see; the zygote still needs them.
 _fork, _kill, _killpg, _chdir, _chmod = posix.fork, posix.kill, posix.killpg, posix.chdir, posix.chmod
-_unlink, _rmdir, _monotonic = posix.unlink, posix.rmdir, time.monotonic
+_unlink, _rmdir, _monotonic, _usage = posix.unlink, posix.rmdir, time.monotonic, resource.getrusage
 
 
 class Message:
@@ -46,7 +48,9 @@ class Message:
 
     LAYERS = b"l"  #: the first one: `isolation.Layers.to_json`
     CHUNK = b"c"  #: bytes of frames; its seconds are those of the first result in it
-    END = b"e"  #: the child is gone; data: `EXIT`, `CLOCK` (killed for its time) or `OUTPUT` (for its size)
+    #: The child is gone; its seconds are those of CPU that it had; data: `EXIT`, `CLOCK` (killed for its time) or
+    #: `OUTPUT` (for its size).
+    END = b"e"
 
     EXIT = b"exit"
     CLOCK = b"clock"
@@ -60,7 +64,7 @@ class ZygoteSettings:
     Attributes:
         scratch: Empty folder of its own, the only one its children may write to.
         memory_bytes: Address space of a child.
-        hidden: Folders that children must not see, where mounts can hide them.
+        hidden: Files and folders that children must not see, where mounts can hide them.
         without: Layers to do without, for tests of the others.
     """
 
@@ -72,22 +76,22 @@ class ZygoteSettings:
 
 def serve(fd: int, settings: ZygoteSettings, layers: isolation.Layers) -> None:
     """Run jobs from the socket `fd` until it is closed."""
-    _preload()
+    preload()
     _detach(fd)
     isolation.enter_zygote(layers, settings.scratch, settings.hidden, settings.without)
     _chdir(settings.scratch)
     _send(fd, Message.LAYERS, 0.0, json.dumps(layers.to_json()).encode())
-    from evalplus.eval.utils import reliability_guard
-
-    reliability_guard()  # EvalPlus's own list of what programs find taken away; inherited by every child
+    guard = ReliabilityGuard()
     sys.setrecursionlimit(1000)
     gc.collect()
     gc.freeze()
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     while (data := _receive(fd)) is not None:
-        if data:
+        if data not in (STOP, NEXT):  # else it came too late
             job: Job = pickle.loads(data)
+            if imports_others(job.program):
+                guard.import_numpy()
             _run(fd, job, settings, layers)
             _clean(settings.scratch)
 
@@ -101,19 +105,13 @@ def _detach(fd: int) -> None:
     posix.closerange(fd + 1, 1 << 16)
 
 
-def _preload() -> None:
-    """Import what programs usually import, once instead of in every child."""
-    import bisect  # noqa: F401
-    import cmath  # noqa: F401
-
-
 def _run(fd: int, job: Job, settings: ZygoteSettings, layers: isolation.Layers) -> None:
     readable, writable = posix.pipe()
     pid = _fork()
     if pid == 0:
         try:
             _become_child(writable, job, settings, layers)
-            run_job(job, pickle.loads(job.calls), _OUT_FD)
+            run_job(job, [pickle.loads(part.calls) for part in job.parts], _OUT_FD)
         finally:
             posix._exit(0)
     posix.close(writable)
@@ -121,8 +119,8 @@ def _run(fd: int, job: Job, settings: ZygoteSettings, layers: isolation.Layers) 
         reason = _relay(fd, readable, job)
     finally:
         posix.close(readable)
-        _end(pid, layers)
-    _send(fd, Message.END, 0.0, reason)
+        cpu_seconds = _end(pid, layers)
+    _send(fd, Message.END, cpu_seconds, reason)
 
 
 def _become_child(writable: int, job: Job, settings: ZygoteSettings, layers: isolation.Layers) -> None:
@@ -131,7 +129,7 @@ def _become_child(writable: int, job: Job, settings: ZygoteSettings, layers: iso
     posix.closerange(_OUT_FD + 1, 1 << 16)
     posix.setsid()
     _chdir(settings.scratch)
-    seconds = int(job.total_limit) + 2
+    seconds = int(sum(part.total_limit for part in job.parts)) + 2
     limits = {
         resource.RLIMIT_CPU: seconds * 2,
         resource.RLIMIT_CORE: 0,
@@ -151,20 +149,23 @@ def _become_child(writable: int, job: Job, settings: ZygoteSettings, layers: iso
 
 def _relay(fd: int, readable: int, job: Job) -> bytes:
     """Pass on what the child writes until it ends or has to be killed; returns why."""
-    start = last = _monotonic()
-    left = job.output_limit + _FRAME_BYTES * (len(job.limits) + 4)
+    last = _monotonic()
+    left = sum(part.output_limit + _FRAME_BYTES * (len(part.limits) + 4) for part in job.parts)
+    limits = iter([part.total_limit for part in job.parts])
+    end = last + next(limits)
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     # Frames are small and many, so do not wake for each: look every few milliseconds, or when the child ends.
     poller.register(readable, 0)
     posix.set_blocking(readable, False)
-    while _monotonic() < start + job.total_limit:
+    while _monotonic() < end:
         quiet = _monotonic() - last > _QUIET_SECONDS
         events = dict(poller.poll(_SLOW_TICK if quiet else _TICK))
         if fd in events:
-            if _receive(fd) is None:  # the worker is gone
-                posix._exit(0)
-            return Message.EXIT
+            if _receive(fd) != NEXT:  # to stop; or the worker is gone, and `serve` ends
+                return Message.EXIT
+            end = _monotonic() + next(limits)
+            continue
         try:
             data = posix.read(readable, _CHUNK)
         except BlockingIOError:
@@ -181,14 +182,21 @@ def _relay(fd: int, readable: int, job: Job) -> bytes:
     return Message.CLOCK
 
 
-def _end(pid: int, layers: isolation.Layers) -> None:
-    """Kill the child and everything that it may have left, and wait for them."""
+def _end(pid: int, layers: isolation.Layers) -> float:
+    """Kill the child and everything that it may have left, and wait for them; the child's seconds of CPU."""
     for kill in (_killpg, _kill):
         try:
             kill(pid, signal.SIGKILL)
         except OSError:  # already gone, or it left its group
             continue
+    before = _usage(resource.RUSAGE_CHILDREN)
     posix.waitpid(pid, 0)
+    after = _usage(resource.RUSAGE_CHILDREN)
+    _end_others(layers)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _end_others(layers: isolation.Layers) -> None:
     if layers.pid_namespace:  # we are its first process: everything else in it is the program's
         try:
             _kill(-1, signal.SIGKILL)

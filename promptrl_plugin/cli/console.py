@@ -106,7 +106,7 @@ class TrainProgress:
         text = "  ".join(
             f"{_SHOWN[k]} {v:.3f}" if isinstance(v, float) else f"{_SHOWN[k]} {v}" for k, v in shown.items()
         )
-        (self._bar.console if not self._bar.disable else error_console).print(text, highlight=False)
+        (self._bar.console if not self._bar.disable else error_console).print(text, highlight=False, soft_wrap=True)
 
 
 _SHOWN = {
@@ -118,4 +118,5 @@ _SHOWN = {
     "train/approx_kl": "kl",
     "validation/solved": "validation solved",
     "validation/generations": "with generations",
+    "random/solved": "random choice solves",
 }

@@ -15,10 +15,22 @@ from promptrl_plugin.errors import ConfigError
 if TYPE_CHECKING:
     from promptrl_plugin.checking.results import Scores
 
-__all__ = ["judge", "solve", "suites"]
+__all__ = ["Backend", "BaseUrl", "Dtype", "Model", "Selector", "SolveProgress", "judge", "solve", "suites"]
 
 
-class _SolveProgress:
+Model = Annotated[str, typer.Option(help="Backbone: alias, hub id, folder, .gguf file or server model.")]
+Backend = Annotated[str, typer.Option(help="hf, openai, vllm, ollama, anthropic, google or bedrock.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or int8.")]
+Selector = Annotated[
+    str,
+    typer.Option(
+        help="Which program is submitted: the first that passes (first), or by agreement of outputs on generated inputs (agreement, agreement:K)."
+    ),
+]
+BaseUrl = Annotated[str | None, typer.Option(help="Of an OpenAI-compatible server.")]
+
+
+class SolveProgress:
     """Shows a run of `promptrl_plugin.harnesses.session` (its `Listener`)."""
 
     def __init__(self) -> None:
@@ -45,21 +57,26 @@ class _SolveProgress:
 
 
 def solve(
-    strategy: Annotated[str, typer.Option(help="direct, best-of-k, random-hybrid or promptrl.")] = "promptrl",
+    strategy: Annotated[
+        str,
+        typer.Option(help="direct, best-of-k, epic, reflexion, random-hybrid, best-fixed, linucb, gepa or promptrl."),
+    ] = "promptrl",
     suite: Annotated[str, typer.Option(help="Suite to solve, see `promptrl suites`.")] = DEFAULT_SUITE,
-    model: Annotated[
-        str, typer.Option(help="Backbone: alias, hub id, folder, .gguf file or server model.")
-    ] = DEFAULT_BACKBONE,
-    backend: Annotated[str, typer.Option(help="hf, openai, vllm, ollama, anthropic, google or bedrock.")] = "hf",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or int8.")] = "auto",
-    base_url: Annotated[str | None, typer.Option(help="Of an OpenAI-compatible server.")] = None,
+    model: Model = DEFAULT_BACKBONE,
+    backend: Backend = "hf",
+    dtype: Dtype = "auto",
+    base_url: BaseUrl = None,
     policy: Annotated[
-        Path | None, typer.Option(help="Policy bundle of strategy promptrl (default: the shipped one).")
+        Path | None,
+        typer.Option(
+            help="Policy bundle of a strategy that is trained, see promptrl train (default: the shipped one)."
+        ),
     ] = None,
     budget: Annotated[int, typer.Option(help="LLM generations per task, every call counted.")] = DEFAULT_BUDGET,
     feedback: Annotated[
         str, typer.Option(help="Execution that the strategy may see: none, visible or oracle.")
     ] = "visible",
+    selector: Selector = "first",
     split: Annotated[str | None, typer.Option(help="crossfit:K trains on K-1 folds and solves the other.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of all sampling.")] = 0,
     root: Annotated[Path, typer.Option(help="Folder of results.")] = Path("evalplus_results"),
@@ -72,11 +89,11 @@ def solve(
     from promptrl_plugin.harnesses.session import run
 
     given: dict[str, Any] = {"strategy": strategy, "policy": policy, "budget": budget, "feedback": feedback,
-                             "split": split, "seed": seed}  # fmt: skip
+                             "selector": selector, "split": split, "seed": seed}  # fmt: skip
     options = SolveOptions(
         StrategyOptions.parse(given), BackboneOptions(model, backend, dtype, base_url), suite=suite, root=root, out=out
     )
-    path = run(options, _SolveProgress())
+    path = run(options, SolveProgress())
     console.print(f"samples: {path}", highlight=False, soft_wrap=True)
 
 
@@ -104,14 +121,15 @@ def judge(
 
     if workers < 0:
         raise ConfigError(f"--workers must be 0 or more, not {workers}")
-    loaded = load_suite(suite)
-    submissions = read_samples(samples, loaded, partial=partial)
-    hidden = loaded.hidden()
-    with (
-        IsolatedJudge(JudgeConfig(workers=workers, verdicts=verdicts)) as judge_,
-        GenerationProgress("judge", len(submissions)) as bar,
-    ):
-        judged = judge_samples(submissions, hidden, judge_, fail_fast=fail_fast, on_progress=lambda _i: bar.sample())
+    with IsolatedJudge(JudgeConfig(workers=workers, verdicts=verdicts)) as judge_:
+        judge_.start()
+        loaded = load_suite(suite)
+        submissions = read_samples(samples, loaded, partial=partial)
+        hidden = loaded.hidden()
+        with GenerationProgress("judge", len(submissions)) as bar:
+            judged = judge_samples(
+                submissions, hidden, judge_, fail_fast=fail_fast, on_progress=lambda _i: bar.sample()
+            )
     target = out or samples.with_name(samples.name.removesuffix(".jsonl") + "_eval_results.json")
     write_results(target, evalplus_results(judged, hidden, _data_hash(loaded)))
     console.print(scores_table({suite: score(judged)}, soft=not fail_fast))

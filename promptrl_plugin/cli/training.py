@@ -11,13 +11,19 @@ from typing import Annotated, Any
 import typer
 
 from promptrl_plugin import config as defaults
+from promptrl_plugin.agent.ablations import ABLATIONS
+from promptrl_plugin.agent.ablations import ablate as ablated
 from promptrl_plugin.cli.console import TrainProgress, console
-from promptrl_plugin.errors import ConfigError
+from promptrl_plugin.errors import BundleError, ConfigError, UnknownNameError
 
 __all__ = ["run_training", "train"]
 
 
 def train(
+    learner: Annotated[
+        str | None,
+        typer.Option(help="What is trained: ppo (strategy promptrl), linucb, best-fixed or gepa (default: ppo)."),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="Backbone: alias, hub id, folder, .gguf file, or a server's model name.")
     ] = None,
@@ -29,61 +35,162 @@ def train(
     base_url: Annotated[str | None, typer.Option(help="Of an OpenAI-compatible server.")] = None,
     budget: Annotated[int | None, typer.Option(help="LLM generations an episode may spend.")] = None,
     feedback: Annotated[str | None, typer.Option(help="none or visible: what the agent will see at test.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Environment steps in all.")] = None,
+    selector: Annotated[
+        str | None, typer.Option(help="first, agreement or agreement:K: how the program will be selected at test.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Environment steps of PPO in all.")] = None,
+    generations: Annotated[
+        int | None, typer.Option(help="Train generations of the other learners (default: as many as PPO's steps).")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Use only that many train tasks.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything.")] = None,
+    ablate: Annotated[
+        list[str] | None, typer.Option(help=f"Leave something out, repeatable: {', '.join(ABLATIONS)}.")
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(help="Settings of that finished run folder, and as many train generations as it spent."),
+    ] = None,
+    warm_start: Annotated[
+        Path | None,
+        typer.Option(help="Bundle of a best-fixed run on the same train tasks: PPO begins near its sequence."),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings; options above override it.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/<model>-<suite>-seed<seed>).")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run folder stopped.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder (default: `runs/<model>-<suite>-<learner, ablations>-seed<seed>`).")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the run folder stopped; begin if it was not begun yet.")
+    ] = False,
 ) -> None:
-    """Train a PPO agent for one frozen backbone and write its policy bundle.
+    """Train what a strategy learns for one frozen backbone and write its policy bundle.
 
-    The run folder holds the resolved configuration, the environment, metrics, TensorBoard logs, the
-    learning curve, the last checkpoint and, at the end, the bundle that `--policy` takes.
+    The learner is PPO's agent (strategy promptrl) or one of the baselines that it has to beat: a contextual bandit
+    over the same actions (linucb), the best fixed sequence of operators (best-fixed) or one evolved instruction
+    (gepa; needs `pip install 'promptrl-plugin[gepa]'`). With --like RUN a baseline gets the tasks, the reward and
+    the number of train generations of that run.
+
+    With --warm-start BUNDLE of a best-fixed run PPO does not begin at random: it first learns to take that sequence
+    half of the time.
+
+    The run folder holds the resolved configuration, the environment, metrics, TensorBoard logs, the learning curve
+    and, at the end, the bundle that --policy takes for the strategy of that name.
     """
-    base = defaults.load(config) if config is not None else defaults.TrainConfig()
-    resolved = _override(
-        base, model=model, suite=suite, backend=backend, dtype=dtype, base_url=base_url,
-        budget=budget, feedback=feedback, steps=steps, limit=limit, seed=seed,
+    base = _base(config, like)
+    resolved = ablated(
+        _override(
+            base, learner=learner, model=model, suite=suite, backend=backend, dtype=dtype, base_url=base_url,
+            budget=budget, feedback=feedback, selector=selector, steps=steps, generations=generations, limit=limit,
+            seed=seed,
+        ),
+        ablate or [],
     )  # fmt: skip
-    folder = out or Path("runs") / f"{Path(resolved.backbone).name}-{resolved.suite}-seed{resolved.seed}"
+    if warm_start is not None:
+        resolved = _warm_started(resolved, warm_start)
+    if resolved.learner == "ppo":
+        if generations is not None:
+            raise ConfigError("--generations is for the other learners; what PPO spends follows from its --steps")
+        resolved = replace(resolved, generations=0)
+    what = [resolved.suite, *([resolved.learner] if resolved.learner != "ppo" else []), *(ablate or [])]
+    folder = out or Path("runs") / f"{Path(resolved.backbone).name}-{'-'.join(what)}-seed{resolved.seed}"
     run_training(resolved, folder, resume=resume)
 
 
 def run_training(resolved: defaults.TrainConfig, folder: Path, *, resume: bool) -> Path:
-    """Train with a progress display; returns the bundle's folder."""
+    """Train with a progress display; returns the bundle's folder.
+
+    Raises:
+        UnknownNameError: There is no such learner.
+    """
+    if resolved.learner not in defaults.LEARNED.values():
+        raise UnknownNameError("learner", resolved.learner, defaults.LEARNED.values())
     from promptrl_plugin.agent.parts import build
     from promptrl_plugin.agent.train import train as train_agent
     from promptrl_plugin.storage.runs import RunFolder
 
-    if resume or RunFolder(folder).config_path.exists():
+    begun = RunFolder(folder).config_path.exists()
+    if begun:
         # refuses, before a model is loaded, to start over in a folder that holds a run
         run = RunFolder.open(folder) if resume else RunFolder.create(folder, resolved)
         resolved = defaults.from_dict(defaults.TrainConfig, run.config())
+    elif resume:
+        console.print(f"{folder} holds no run yet: beginning one", highlight=False, soft_wrap=True)
     command = "promptrl " + shlex.join(sys.argv[1:])
     with TrainProgress() as progress:
         parts = build(resolved, progress, command=command)
         try:
-            run = RunFolder.open(folder) if resume else RunFolder.create(folder, resolved)
+            run = RunFolder.open(folder) if begun else RunFolder.create(folder, resolved)
             console.print(parts.description(), highlight=False)
             result = train_agent(parts, run, progress, resume=resume)
         finally:
             parts.close()
     console.print(f"policy bundle: {result.bundle}", highlight=False, soft_wrap=True)
     console.print(f"learning curve: {result.curve}", highlight=False, soft_wrap=True)
-    console.print(f"validation tasks solved by the selected checkpoint: {result.best_validation:.3f}", highlight=False)
+    if result.learned:
+        console.print(result.learned, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"validation tasks solved by what was selected: {result.best_validation:.3f}", highlight=False)
     return result.bundle
+
+
+def _base(config: Path | None, like: Path | None) -> defaults.TrainConfig:
+    """The settings that the options override.
+
+    Raises:
+        ConfigError: Both are given, or `like` is not the folder of a finished run.
+    """
+    if like is None:
+        return defaults.load(config) if config is not None else defaults.TrainConfig()
+    if config is not None:
+        raise ConfigError("--like takes the settings of that run; leave out --config")
+    from promptrl_plugin.storage.runs import RunFolder
+
+    run = RunFolder.open(like)
+    spent = next((r["generations/distinct"] for r in run.metrics()[::-1] if "generations/distinct" in r), None)
+    if spent is None or not (like / "bundle").is_dir():
+        raise ConfigError(f"{like} is not the folder of a finished run; finish it with --resume, or use --generations")
+    settings: defaults.TrainConfig = defaults.from_dict(defaults.TrainConfig, run.config())
+    return replace(settings, generations=int(spent))
+
+
+def _warm_started(resolved: defaults.TrainConfig, path: Path) -> defaults.TrainConfig:
+    """The settings with the sequence of a best-fixed bundle to begin with.
+
+    Raises:
+        BundleError: It is of another learner or backbone, or was trained on other tasks: then its sequence may
+            have been chosen on tasks that are held out here.
+    """
+    from promptrl_plugin.agent.bundle import PolicyBundle
+
+    bundle = PolicyBundle.load(path)
+    bundle.check_strategy("best-fixed")
+    theirs = bundle.train_config()
+    for name in ("backbone", "suite", "limit", "seed", "validation_fraction"):
+        mine, other = getattr(resolved, name), getattr(theirs, name)
+        if mine != other:
+            raise BundleError(
+                f"{path} was trained with {name} {other}, not {mine}; make one that fits: promptrl train "
+                f"--learner best-fixed --model {resolved.backbone} --suite {resolved.suite} --seed {resolved.seed}"
+            )
+    if resolved.learner != "ppo":
+        raise ConfigError("--warm-start is for PPO; leave out --learner")
+    return replace(resolved, warm_start=replace(resolved.warm_start, sequence=tuple(bundle.network["sequence"])))
 
 
 def _override(base: defaults.TrainConfig, **given: Any) -> defaults.TrainConfig:
     """`base` with the options that were given on the command line."""
     if given["budget"] is not None and given["budget"] < 1:
         raise ConfigError(f"a budget of {given['budget']} generations solves nothing; use --budget 1 or more")
+    if given["generations"] is not None and given["generations"] < 1:
+        raise ConfigError(f"{given['generations']} train generations teach nothing; use --generations 1 or more")
     if given["feedback"] == "oracle":
         raise ConfigError("training already rewards with all tests of the train tasks; use --feedback visible or none")
-    top = {"model": "backbone", "suite": "suite", "backend": "backend", "dtype": "dtype", "base_url": "base_url",
+    top = {"learner": "learner", "generations": "generations", "model": "backbone", "suite": "suite", "backend": "backend", "dtype": "dtype", "base_url": "base_url",
            "limit": "limit", "seed": "seed"}  # fmt: skip
-    env = {k: given[k] for k in ("budget", "feedback") if given[k] is not None}
+    if given["selector"] is not None:
+        from promptrl_plugin.env.selection import Selector
+
+        given["selector"] = str(Selector.parse(given["selector"]))
+    env = {k: given[k] for k in ("budget", "feedback", "selector") if given[k] is not None}
     ppo = {"total_steps": given["steps"]} if given["steps"] is not None else {}
     return replace(
         base,

@@ -57,6 +57,7 @@ class TaskContext:
     task: Task
     fixed_examples: tuple[Example, ...]
     nearest_examples: tuple[Example, ...]
+    other_examples: tuple[tuple[Example, ...], ...]
     embedding: Floats
 
 
@@ -88,6 +89,7 @@ def build_task_contexts(
     projection: Projection,
     embed: Callable[[Sequence[str]], Floats],
     n_examples: int = 3,
+    n_other_sets: int = 5,
 ) -> list[TaskContext]:
     """Embed every task once and choose its examples (never the task itself or a near-duplicate of it)."""
     if not tasks:
@@ -97,7 +99,7 @@ def build_task_contexts(
     contexts = []
     for i, task in enumerate(tasks):
         excluded = library.duplicates(task)
-        fixed = library.fixed(n_examples, exclude_hashes=excluded)
+        fixed, *other = library.fixed_sets(n_examples, 1 + n_other_sets, exclude_hashes=excluded)
         nearest = library.nearest(embeddings[i], n_examples, exclude_hashes=excluded)
-        contexts.append(TaskContext(task, fixed, nearest, projected[i]))
+        contexts.append(TaskContext(task, fixed, nearest, tuple(other), projected[i]))
     return contexts

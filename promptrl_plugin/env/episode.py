@@ -1,4 +1,4 @@
-"""One episode: a task, from its original prompt until solved on what may be seen, stopped, or out of budget.
+"""One episode: a task, from its original prompt until its selector is satisfied, stopped, or out of budget.
 
 The same class is stepped by the gymnasium environments (training) and by the `promptrl` and
 `random-hybrid` strategies (test), so what is trained is what is run. It sees no hidden test.
@@ -6,6 +6,7 @@ The same class is stepped by the gymnasium environments (training) and by the `p
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from promptrl_plugin.env.context import EpisodeContext, TaskContext
-from promptrl_plugin.env.selection import select
+from promptrl_plugin.env.selection import Selector, passed, select
 from promptrl_plugin.prompts.operators.base import Attempt, EpisodeView
 from promptrl_plugin.prompts.programs import to_program
 from promptrl_plugin.prompts.state import PromptState
@@ -22,6 +23,7 @@ from promptrl_plugin.prompts.template import render, text
 from promptrl_plugin.records import (
     Check,
     Completion,
+    Effect,
     Feedback,
     Generate,
     GenerationRequest,
@@ -29,6 +31,7 @@ from promptrl_plugin.records import (
     OptimizedPrompt,
     Sample,
     Status,
+    Step,
     content_hash,
 )
 
@@ -49,12 +52,14 @@ class StepRecord:
         generations: LLM generations that it spent.
         attempt: The program it made, None where it made none (stop, revert).
         repeated: Whether that program had been made before in the episode.
+        state: The prompt after it.
     """
 
     action: int
     generations: int
     attempt: Attempt | None
-    repeated: bool = False
+    repeated: bool
+    state: PromptState
 
 
 class Episode:
@@ -79,6 +84,7 @@ class Episode:
         self.steps: list[StepRecord] = []
         self.spent = 0
         self.done = False
+        self.selector = Selector.parse(context.env.selector)
         self._tried: set[str] = set()
         self._draws: dict[str, int] = {}
 
@@ -87,7 +93,7 @@ class Episode:
     @property
     def solved(self) -> bool:
         """Whether a program passed everything that the feedback mode shows."""
-        return any(a.verdict is not None and a.verdict.status is Status.PASS for a in self.attempts)
+        return any(map(passed, self.attempts))
 
     @property
     def best(self) -> Attempt | None:
@@ -107,6 +113,7 @@ class Episode:
             chat=self.context.chat,
             fixed_examples=self.task_context.fixed_examples,
             nearest_examples=self.task_context.nearest_examples,
+            other_examples=self.task_context.other_examples,
             tried=frozenset(self._tried),
             rewriter_chat=self.context.rewriter_chat,
         )
@@ -117,7 +124,7 @@ class Episode:
 
     # --- stepping --------------------------------------------------------------------------------
 
-    def step(self, action: int) -> Generator[Generate | Check, Any, StepRecord]:
+    def step(self, action: int) -> Generator[Effect, Any, StepRecord]:
         """Take one action; yields what it needs and returns what it did.
 
         Raises:
@@ -125,6 +132,10 @@ class Episode:
         """
         if self.done or not self.mask()[action]:
             raise ValueError(f"action {action} cannot be taken now")
+        return (yield from self.perform(action))
+
+    def perform(self, action: int) -> Generator[Effect, Any, StepRecord]:
+        """`step` for an action that is known to be allowed."""
         operator = self.context.table.actions[action].operator
         before = self.spent
         self.state = yield from self._edit(action)
@@ -133,17 +144,24 @@ class Episode:
             attempt = yield from self._attempt(operator.decoding)
             repeated = any(a.program == attempt.program for a in self.attempts)
             self.attempts.append(attempt)
-        record = StepRecord(action, self.spent - before, attempt, repeated)
+        record = StepRecord(action, self.spent - before, attempt, repeated, self.state)
         self.steps.append(record)
         self.done = operator.name == "stop" or self._over()
         return record
 
+    def fork(self) -> Episode:
+        """An episode in the same situation that goes its own way."""
+        other = copy.copy(self)
+        other.population, other.attempts, other.steps = list(self.population), list(self.attempts), list(self.steps)
+        other._tried, other._draws = set(self._tried), dict(self._draws)
+        return other
+
     def _over(self) -> bool:
-        if self.context.feedback is not Feedback.NONE and self.solved:
+        if self.context.feedback is not Feedback.NONE and self.selector.settled(self.attempts):
             return True
         return self.spent >= self.budget or not self.mask().any()
 
-    def _edit(self, action: int) -> Generator[Generate | Check, Any, PromptState]:
+    def _edit(self, action: int) -> Generator[Effect, Any, PromptState]:
         table_action = self.context.table.actions[action]
         rng = self._rng(table_action.name)
         effects = table_action.operator.edit(self.view(), rng, self.context.decoding)
@@ -159,7 +177,7 @@ class Episode:
             self.spent += len(wanted.requests)
             answer = yield Generate(wanted.requests, rewriter=True)
 
-    def _attempt(self, kind: str) -> Generator[Generate | Check, Any, Attempt]:
+    def _attempt(self, kind: str) -> Generator[Effect, Any, Attempt]:
         decoding = self.context.decoding(kind)
         prompt = render(self.task, self.state)
         key = f"{self.state.key}:{kind}"
@@ -172,7 +190,8 @@ class Episode:
         raw, program = to_program(self.task, prompt, completion)
         (verdict,) = yield Check((program,))
         _check_verdict(verdict)
-        return Attempt(self.state, program, raw, verdict, decoding)
+        made = Attempt(self.state, program, raw, verdict, decoding)
+        return (yield from self.selector.weigh(made, self.attempts))
 
     def _rng(self, name: str) -> np.random.Generator:
         """Randomness of an edit: the same edit of the same prompt is the same in every run of a seed."""
@@ -195,7 +214,22 @@ class Episode:
             generations=self.spent,
             visible_status=best.verdict.status if best.verdict is not None else None,
             prompt=OptimizedPrompt(text(self.task, best.state), best.state.operators),
+            actions=tuple(self.context.table.actions[s.action].name for s in self.steps),
+            steps=self._traced(),
         )
+
+    def _traced(self) -> tuple[Step, ...]:
+        """The steps as the trace keeps them."""
+        traced: list[Step] = []
+        spent = made = 0
+        for step in self.steps:
+            spent += step.generations
+            state, candidate = step.state, None
+            if step.attempt is not None:
+                candidate, made = made, made + 1
+            examples = tuple(e.task_id for e in state.examples)
+            traced.append(Step(spent, text(self.task, state), examples, state.repair is not None, candidate))
+        return tuple(traced)
 
 
 def _check_verdict(verdict: GroupVerdict | None) -> None:

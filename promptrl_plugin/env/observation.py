@@ -7,7 +7,10 @@
 | ``code`` | size, branches, loops, compiles, same program again | the last program, not executed |
 | ``exec`` | last and best fraction, change, failure class one-hot | visible tests; all 0 at ``feedback=none`` |
 | ``history`` | step, budget left, last action one-hot, counts of every action | the episode |
+| ``agreement`` | programs that pass (of the budget), largest cluster (of what ends the episode) | generated inputs |
 | ``embedding`` | principal components of the task's sentence embedding | all-MiniLM-L6-v2 |
+
+The block ``agreement`` is there only where the selector is agreement (see `promptrl_plugin.env.selection`).
 """
 
 from __future__ import annotations
@@ -15,12 +18,15 @@ from __future__ import annotations
 import ast
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from promptrl_plugin.env.episode import Episode
+from promptrl_plugin.env.selection import clusters, passed
+from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.prompts.action_space import ActionTable
 from promptrl_plugin.prompts.template import text
 from promptrl_plugin.records import FailureKind, Feedback, Task
@@ -35,6 +41,7 @@ _PROMPT = ("length_ratio", "word_overlap", "notes", "examples", "repair", "edits
 _CODE = ("log_lines", "branches", "loops", "compiles", "same_code", "distinct_programs")
 _EXEC = ("seen", "last_fraction", "best_fraction", "change", *(f"failure_{k.value}" for k in FailureKind))
 _HISTORY = ("step", "budget_left", "last_chance")
+_AGREEMENT = ("passing", "largest_cluster")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +52,25 @@ class ObservationLayout:
         names: One name a feature, ``"block.feature"``.
         n_actions: Size of the action table.
         embedding_dim: Components of the task embedding.
+        agreement: Whether the block ``agreement`` is in it.
+        blank: Blocks whose features are always 0 (an ablation).
     """
 
     names: tuple[str, ...]
     n_actions: int
     embedding_dim: int
+    agreement: bool = False
+    blank: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, table: ActionTable, embedding_dim: int) -> ObservationLayout:
-        """Layout for an action table."""
+    def of(
+        cls, table: ActionTable, embedding_dim: int, blank: Iterable[str] = (), *, agreement: bool = False
+    ) -> ObservationLayout:
+        """Layout for an action table; `agreement` where programs that pass are compared with each other.
+
+        Raises:
+            ConfigError: `blank` names a block that does not exist.
+        """
         actions = [a.name for a in table.actions]
         names = [
             *(f"task.{n}" for n in _TASK),
@@ -63,9 +80,13 @@ class ObservationLayout:
             *(f"history.{n}" for n in _HISTORY),
             *(f"history.last_{a}" for a in actions),
             *(f"history.count_{a}" for a in actions),
+            *(f"agreement.{n}" for n in _AGREEMENT if agreement),
             *(f"embedding.{i}" for i in range(embedding_dim)),
         ]
-        return cls(tuple(names), len(actions), embedding_dim)
+        blocks = {n.partition(".")[0] for n in names} | {"agreement", "embedding"}
+        if unknown := set(blank) - blocks:
+            raise ConfigError(f"unknown block of the observation {min(unknown)!r}; one of: {', '.join(sorted(blocks))}")
+        return cls(tuple(names), len(actions), embedding_dim, agreement, tuple(blank))
 
     @property
     def size(self) -> int:
@@ -79,9 +100,13 @@ class ObservationLayout:
             *_code_features(episode),
             *_exec_features(episode),
             *self._history_features(episode),
+            *(_agreement_features(episode) if self.agreement else ()),
             *episode.task_context.embedding.tolist(),
         ]
-        return np.clip(np.asarray(values, dtype=np.float32), -LIMIT, LIMIT)
+        observation = np.clip(np.asarray(values, dtype=np.float32), -LIMIT, LIMIT)
+        if self.blank:
+            observation[[n.partition(".")[0] in self.blank for n in self.names]] = 0.0
+        return observation
 
     def _history_features(self, episode: Episode) -> list[float]:
         left = episode.budget - episode.spent
@@ -172,3 +197,10 @@ def _exec_features(episode: Episode) -> list[float]:
     change = fractions[-1] - (fractions[-2] if len(fractions) > 1 else 0.0)
     one_hot = [float(last.failure is kind) for kind in FailureKind]
     return [1.0, last.fraction, max(fractions), change, *one_hot]
+
+
+def _agreement_features(episode: Episode) -> list[float]:
+    """How many programs pass what is shown, and how near the largest cluster of them is to ending the episode."""
+    passing = sum(map(passed, episode.attempts)) / max(1, episode.budget)
+    sizes = clusters(a.outcomes for a in episode.attempts)
+    return [passing, max(sizes.values(), default=0) / episode.selector.agreeing]

@@ -15,7 +15,7 @@ from promptrl_plugin.env.context import EpisodeContext, TaskContext
 from promptrl_plugin.env.episode import Episode, StepRecord
 from promptrl_plugin.env.feedback import judge_hidden, make_checker
 from promptrl_plugin.env.reward import all_pass, pass_fraction, potential, reward
-from promptrl_plugin.env.scheduler import Job, Scheduler
+from promptrl_plugin.env.scheduler import Job, Scheduler, TimeShares
 from promptrl_plugin.prompts.operators.base import Attempt
 from promptrl_plugin.records import Feedback
 from promptrl_plugin.suites.hidden import TrainTask
@@ -79,6 +79,11 @@ class Rollout:
         self._judge = judge
         hidden = {t.task.id: t.hidden for t in tasks} if context.feedback is Feedback.ORACLE else None
         self._scheduler = Scheduler(backbone, make_checker(context.feedback, judge, hidden), rewriter, on_generation)
+
+    @property
+    def seconds(self) -> TimeShares:
+        """Where the time of all steps so far went."""
+        return self._scheduler.seconds
 
     def start(self, index: int, variant: int = 0) -> RewardedEpisode:
         """A fresh episode on task number `index`."""

@@ -9,8 +9,11 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from promptrl_plugin.env.episode import Episode
 from promptrl_plugin.env.observation import LIMIT, ObservationLayout
+from promptrl_plugin.env.recall import Recall
 from promptrl_plugin.env.rollout import RewardedEpisode, Rollout
+from promptrl_plugin.errors import UnknownNameError
 
 __all__ = ["VectorPromptEnv"]
 
@@ -24,6 +27,14 @@ class VectorPromptEnv:
     modulo `variants` enters the sampling seeds, so that the number of distinct draws is bounded and the
     cache can serve most of them.
 
+    Args:
+        rollout: Steps the episodes.
+        layout: Of the observation.
+        num_envs: Number of sub-environments.
+        seed: Of the order of tasks.
+        variants: Number of distinct draws a task.
+        recall: Allow only what was generated before; an episode that cannot go on so is truncated.
+
     Attributes:
         num_envs: Number of sub-environments.
         single_observation_space: ``Box(-LIMIT, LIMIT, (obs_dim,), float32)``.
@@ -31,9 +42,16 @@ class VectorPromptEnv:
     """
 
     def __init__(
-        self, rollout: Rollout, layout: ObservationLayout, num_envs: int, *, seed: int = 0, variants: int = 1
+        self,
+        rollout: Rollout,
+        layout: ObservationLayout,
+        num_envs: int,
+        *,
+        seed: int = 0,
+        variants: int = 1,
+        recall: Recall | None = None,
     ) -> None:
-        self.num_envs = num_envs
+        self.num_envs, self.recall = num_envs, recall
         self.rollout, self.layout, self.variants = rollout, layout, variants
         self.single_observation_space = gym.spaces.Box(-LIMIT, LIMIT, (layout.size,), np.float32)
         self.single_action_space: gym.spaces.Discrete = gym.spaces.Discrete(layout.n_actions)
@@ -67,7 +85,7 @@ class VectorPromptEnv:
         """
         rewards = np.asarray(self.rollout.step(list(zip(self._episodes, actions.tolist(), strict=True))))
         terminated = np.array([e.episode.done for e in self._episodes])
-        truncated = np.array([not e.episode.done and len(e.episode.steps) >= MAX_STEPS for e in self._episodes])
+        truncated = np.array([self._cut(e.episode) for e in self._episodes])
         final: list[npt.NDArray[np.float32] | None] = [None] * self.num_envs
         summaries: list[dict[str, Any] | None] = [None] * self.num_envs
         for i in np.flatnonzero(terminated | truncated):
@@ -79,13 +97,24 @@ class VectorPromptEnv:
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Allowed actions for the current observations, bool ``[num_envs, n_actions]``."""
-        return np.stack([e.episode.mask() for e in self._episodes])
+        return np.stack([self._mask(e.episode) for e in self._episodes])
+
+    def demonstration(self, sequence: Sequence[str]) -> npt.NDArray[np.int64]:
+        """The action of `sequence` whose turn it is in each sub-environment, int64 ``[num_envs]``.
+
+        It is the operator at the position of the step, or the next one of them that is allowed; −1 past the end.
+        """
+        ahead = [self._table_index(name) for name in sequence]
+        masks = self.action_masks()
+        turns = [ahead[len(e.episode.steps) :] for e in self._episodes]
+        return np.array([next((a for a in turn if mask[a]), -1) for turn, mask in zip(turns, masks, strict=True)])
 
     # --- exact resume -----------------------------------------------------------------------------
 
     def get_state(self) -> dict[str, Any]:
         """JSON-able state: the deck, the random generator, and each episode as its list of actions."""
-        return {
+        recall = {} if self.recall is None else {"recall": self.recall.get_state()}
+        return recall | {
             "rng": self._rng.bit_generator.state,
             "deck": list(self._deck),
             "rounds": self._rounds,
@@ -97,6 +126,8 @@ class VectorPromptEnv:
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Restore `get_state`; running episodes are replayed (their generations come from the cache)."""
+        if self.recall is not None:
+            self.recall.set_state(state["recall"])
         self._rng.bit_generator.state = state["rng"]
         self._deck, self._rounds = list(state["deck"]), state["rounds"]
         saved: Sequence[dict[str, Any]] = state["episodes"]
@@ -109,7 +140,28 @@ class VectorPromptEnv:
 
     # --- internals --------------------------------------------------------------------------------
 
+    def _table_index(self, name: str) -> int:
+        names = self.rollout.context.table.names
+        if name not in names:
+            raise UnknownNameError("operator", name, names)
+        return names.index(name)
+
+    def _mask(self, episode: Episode) -> npt.NDArray[np.bool_]:
+        return episode.mask() if self.recall is None else self.recall.mask(episode)
+
+    def _cut(self, episode: Episode) -> bool:
+        if episode.done:
+            return False
+        return len(episode.steps) >= MAX_STEPS or (self.recall is not None and not self.recall.mask(episode).any())
+
     def _deal(self) -> RewardedEpisode:
+        for _ in range((self.variants + 1) * len(self.rollout.tasks)):
+            e = self._draw()
+            if self.recall is None or self.recall.mask(e.episode).any():
+                return e
+        raise ValueError("nothing was generated yet that could be replayed")
+
+    def _draw(self) -> RewardedEpisode:
         if not self._deck:
             self._deck = self._rng.permutation(len(self.rollout.tasks)).tolist()
             self._rounds += 1

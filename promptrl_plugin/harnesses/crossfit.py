@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from promptrl_plugin.backbones.base import Backbone
-from promptrl_plugin.config import TrainConfig, to_dict
+from promptrl_plugin.config import LEARNED, TrainConfig, to_dict
 from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.harnesses.options import SolveOptions
 from promptrl_plugin.harnesses.samples import SampleFiles, samples_path, sibling
@@ -85,17 +85,18 @@ def solve_crossfit(options: SolveOptions, suite: Suite, backbone: Backbone, list
 
 
 def _train_config(options: SolveOptions) -> TrainConfig:
-    """The defaults of ``promptrl train`` for this backbone, budget, feedback and seed."""
+    """The defaults of ``promptrl train`` for this strategy, backbone, budget, feedback, selector and seed."""
     base, backbone, strategy = TrainConfig(), options.backbone, options.strategy
     return replace(
         base,
+        learner=LEARNED[strategy.strategy],
         suite=options.suite,
         backbone=backbone.model,
         backend=backbone.backend,
         dtype=backbone.dtype,
         base_url=backbone.base_url or "",
         seed=strategy.seed,
-        env=replace(base.env, budget=strategy.budget, feedback=strategy.feedback.value),
+        env=strategy.env(),
     )
 
 

@@ -20,13 +20,15 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from promptrl_plugin.config import DEFAULT_BACKBONE
+from promptrl_plugin.config import DEFAULT_BACKBONE, LEARNED
 from promptrl_plugin.errors import UserError
 from promptrl_plugin.harnesses.options import STRATEGY_FLAGS
 
 __all__ = ["TASK_NAMES", "extend_evaluator", "extend_main", "extend_tasks", "options_given", "tasks_folder"]
 
-TASK_NAMES = frozenset(f"{suite}_plus_{s}" for suite in ("mbpp", "humaneval") for s in ("promptrl", "direct"))
+TASK_NAMES = frozenset(
+    f"{suite}_plus_{strategy.replace('-', '_')}" for suite in ("mbpp", "humaneval") for strategy in ("direct", *LEARNED)
+)
 
 #: Names of lm-eval's own Transformers model, for which the bare command line has a default.
 _TRANSFORMERS = frozenset({"hf", "hf-auto", "huggingface"})
@@ -77,6 +79,8 @@ def extend_evaluator(module: Any) -> None:
         call = _bind(simple_evaluate, args, kwargs)
         if _is_bare(call):
             call.update(_embedded(call))
+        elif _is_ours(call):
+            call["model_args"] = _located(call.get("model_args"))
         with _metadata(call):
             return simple_evaluate(**call)
 
@@ -128,11 +132,29 @@ def _our_tasks(tree: Mapping[Any, Any]) -> Iterator[Any]:
             yield value
 
 
-def _is_bare(call: Mapping[str, Any]) -> bool:
-    """Whether one of our tasks runs on lm-eval's Transformers model without a word on which."""
+def _is_ours(call: Mapping[str, Any]) -> bool:
+    """Whether one of our tasks runs on lm-eval's Transformers model."""
     names = {t if isinstance(t, str) else t.get("task") for t in call.get("tasks") or [] if isinstance(t, str | dict)}
-    model, given = call.get("model"), call.get("model_args") or {}
-    return bool(names & TASK_NAMES) and model in _TRANSFORMERS and "pretrained" not in given
+    return bool(names & TASK_NAMES) and call.get("model") in _TRANSFORMERS
+
+
+def _is_bare(call: Mapping[str, Any]) -> bool:
+    """Whether it does so without a word on which model."""
+    return _is_ours(call) and "pretrained" not in (call.get("model_args") or {})
+
+
+def _located(model_args: Any) -> dict[str, Any]:
+    """`model_args` with the folder of the model where ``pretrained`` is one of our aliases (`promptrl models list`)."""
+    from lm_eval.utils import simple_parse_args_string
+
+    from promptrl_plugin.backbones.loading import locate
+    from promptrl_plugin.backbones.models import list_models, resolve
+
+    given: dict[str, Any] = simple_parse_args_string(model_args) if isinstance(model_args, str) else model_args
+    name = given["pretrained"]
+    if name in {row.alias for row in list_models()}:
+        given["pretrained"] = locate(resolve(name)).path
+    return given
 
 
 def _embedded(call: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -54,8 +55,8 @@ def scores(verdicts: Sequence[GroupVerdict]) -> dict[str, float]:
 class StrategyTask(ConfigurableTask):  # type: ignore[misc]  # untyped
     """One suite solved by one strategy, named in the YAML's ``metadata``.
 
-    Options come from ``--metadata '{"budget": 6, "policy": "…", "feedback": "visible", "seed": 0}'`` or from
-    ``PROMPTRL_BUDGET`` and the like. Programs are judged in promptrl's isolated judge, so that the task needs
+    Options (budget, policy, feedback, selector, seed) come from ``--metadata '{"budget": 6, "policy": "…"}'`` or
+    from ``PROMPTRL_BUDGET`` and the like. Programs are judged in promptrl's isolated judge, so that the task needs
     no ``--confirm_run_unsafe_code``.
     """
 
@@ -149,9 +150,7 @@ class StrategyTask(ConfigurableTask):  # type: ignore[misc]  # untyped
                 feedback=chosen.feedback,
                 budget=chosen.budget,
                 seed=chosen.seed,
-                env=EnvConfig(
-                    budget=chosen.budget, feedback=chosen.feedback.value, max_new_tokens=self._greedy().max_new_tokens
-                ),
+                env=replace(chosen.env(), max_new_tokens=self._greedy().max_new_tokens),
             )
             judge = IsolatedJudge(JudgeConfig())
             stack.callback(judge.close)

@@ -8,7 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from promptrl_plugin.config import DEFAULT_BACKBONE, DEFAULT_BUDGET, DEFAULT_SUITE
+from promptrl_plugin.config import (
+    DEFAULT_AGREEING,
+    DEFAULT_BACKBONE,
+    DEFAULT_BUDGET,
+    DEFAULT_SUITE,
+    LEARNED,
+    EnvConfig,
+)
+from promptrl_plugin.env.selection import Selector
 from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.records import Feedback
 
@@ -16,10 +24,15 @@ __all__ = ["STRATEGY_FLAGS", "BackboneOptions", "SolveOptions", "Split", "Strate
 
 #: The flags that we add to a harness, with the text of their help.
 STRATEGY_FLAGS: Mapping[str, str] = {
-    "strategy": "prompting strategy: direct, best-of-k, random-hybrid or promptrl",
-    "policy": "policy bundle of strategy promptrl (default: the one that fits the model)",
+    "strategy": "prompting strategy: direct, best-of-k, epic, reflexion, random-hybrid, best-fixed, linucb, gepa or "
+    "promptrl",
+    "policy": "policy bundle of a strategy that is trained: best-fixed, linucb, gepa or promptrl (default: the one "
+    "that ships for the model)",
     "budget": f"LLM generations that the strategy may spend on one task (default: {DEFAULT_BUDGET})",
     "feedback": "what execution the strategy may see: none, visible (default) or oracle (marked, for comparison only)",
+    "selector": "when to stop and what to submit: first (default: the first program that passes the visible tests) or "
+    f"agreement (the first of {DEFAULT_AGREEING} that also do the same on inputs generated from the visible ones; "
+    "agreement:K asks for K)",
     "split": "crossfit:K trains on K-1 folds of the suite and solves the other, for every fold",
     "seed": "seed of all sampling (default: 0)",
 }
@@ -57,6 +70,7 @@ class StrategyOptions:
     feedback: Feedback = Feedback.VISIBLE
     split: Split | None = None
     seed: int = 0
+    selector: Selector = field(default_factory=Selector)
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> StrategyOptions:
@@ -74,16 +88,21 @@ class StrategyOptions:
             feedback=_feedback(values.get("feedback", Feedback.VISIBLE)),
             split=Split.parse(str(split)) if split else None,
             seed=_integer("seed", values.get("seed", 0)),
+            selector=Selector.parse(str(values.get("selector", EnvConfig().selector))),
         )
         if options.budget < 1:
             raise ConfigError(f"a budget of {options.budget} generations solves nothing; use --budget 1 or more")
         if options.split and options.policy:
             raise ConfigError("--split trains its own policies; leave out --policy")
-        if options.strategy != "promptrl" and (options.policy or options.split):
+        if options.strategy not in LEARNED and (options.policy or options.split):
             raise ConfigError(f"strategy {options.strategy!r} is not trained; leave out --policy and --split")
         if options.strategy == "direct":  # one greedy generation, whatever else is asked for: one name for one result
-            return replace(options, budget=1, feedback=Feedback.NONE, seed=0)
+            return replace(options, budget=1, feedback=Feedback.NONE, seed=0, selector=Selector())
         return options
+
+    def env(self) -> EnvConfig:
+        """The settings of an episode that these options decide; the others are the defaults."""
+        return EnvConfig(budget=self.budget, feedback=self.feedback.value, selector=str(self.selector))
 
 
 @dataclass(frozen=True, slots=True)

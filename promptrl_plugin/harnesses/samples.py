@@ -7,14 +7,19 @@ of everything (policy, data, model fingerprint, versions), so no two configurati
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
+from promptrl_plugin.env.selection import Selector
 from promptrl_plugin.errors import SamplesError
 from promptrl_plugin.harnesses.options import SolveOptions
-from promptrl_plugin.records import Sample, content_hash
+from promptrl_plugin.records import Candidate, Sample, content_hash
 from promptrl_plugin.storage.jsonl import JsonlAppender, read_jsonl
+from promptrl_plugin.storage.runs import write_atomic
 
 __all__ = ["SampleFiles", "samples_path", "sibling"]
 
@@ -23,7 +28,8 @@ def samples_path(options: SolveOptions, dataset: str, identity: Mapping[str, Any
     """Where the samples of a configuration go.
 
     ``<root>/<dataset>/<model with / → -->_<backend>_temp_0.0_<strategy>_b<budget>_<feedback>_s<seed>_<digest>.jsonl``;
-    the first three parts are EvalPlus's (``evalplus.codegen.run_codegen``).
+    the first three parts are EvalPlus's (``evalplus.codegen.run_codegen``). A selector other than ``first`` is named
+    after the feedback.
 
     Args:
         options: What was asked for.
@@ -34,12 +40,14 @@ def samples_path(options: SolveOptions, dataset: str, identity: Mapping[str, Any
         return options.out
     strategy = options.strategy
     model = options.backbone.model.strip("./").replace("/", "--")
-    settings = (strategy.strategy, strategy.budget, strategy.feedback, str(strategy.split), strategy.seed)
+    selector = [str(strategy.selector).replace(":", "")] if strategy.selector != Selector() else []
+    settings = (strategy.strategy, strategy.budget, strategy.feedback, str(strategy.split), strategy.seed, *selector)
     parts = [
         f"{model}_{options.backbone.backend}_temp_0.0",
         strategy.strategy,
         f"b{strategy.budget}",
         strategy.feedback.value,
+        *selector,
         *([str(strategy.split)] if strategy.split else []),
         f"s{strategy.seed}",
         content_hash(*settings, dict(identity))[:8],
@@ -51,8 +59,9 @@ class SampleFiles:
     """The two files of EvalPlus's code generation, sanitized ``.jsonl`` and ``.raw.jsonl``, and a trace.
 
     Samples are appended as tasks finish, each line whole. The sanitized line is written last, and a task is
-    done when it has one. A torn last line (a killed run) is cut off. ``.trace.jsonl`` tells how each sample
-    came about: generations and tokens spent, outcome of the visible tests, the prompt and its operators.
+    done when it has one; what a killed run left of others is cut off. ``.trace.jsonl`` tells how each sample
+    came about: generations and tokens spent, outcome of the visible tests, the prompt and its operators, every
+    program that was looked at, the actions taken, and the prompt after each (`records.Step`).
 
     Args:
         path: The sanitized file.
@@ -64,6 +73,7 @@ class SampleFiles:
 
     Raises:
         SamplesError: An existing line is no sample, or of a task that the suite does not have.
+        UserError: From every method: a file cannot be written.
     """
 
     def __init__(self, path: Path, task_ids: Iterable[str], *, resume: bool = True) -> None:
@@ -74,9 +84,14 @@ class SampleFiles:
         if not resume:
             for old in files:
                 _set_aside(old)
-        self.done = _done(path, frozenset(task_ids))
         self._changed = False
-        self._raw, self._trace, self._sanitized = (JsonlAppender(p) for p in files)
+        with ExitStack() as opened:
+            self._sanitized = opened.enter_context(JsonlAppender(path))  # first: it keeps other runs out
+            self.done = _done(path, frozenset(task_ids))
+            for unfinished in files[:2]:
+                _keep(unfinished, self.done)
+            self._raw, self._trace = (opened.enter_context(JsonlAppender(p)) for p in files[:2])
+            opened.pop_all()
 
     def append(self, sample: Sample) -> None:
         """Write one submission; verdicts on the file as it was before are set aside."""
@@ -120,6 +135,16 @@ def _done(path: Path, known: frozenset[str]) -> frozenset[str]:
     return frozenset(done)
 
 
+def _keep(path: Path, done: frozenset[str]) -> None:
+    """Drop the lines of a killed run's last sample, which has no sanitized line and will be written again."""
+    if not path.exists():
+        return
+    records = read_jsonl(path, allow_torn_tail=True)
+    kept = [r for r in records if r.get("task_id") in done]
+    if len(kept) < len(records):
+        write_atomic(path, "".join(json.dumps(r) + "\n" for r in kept))
+
+
 def _set_aside(path: Path) -> None:
     """Rename to the first free ``.bak`` name, as EvalPlus does with its results."""
     if not path.exists():
@@ -139,4 +164,18 @@ def _trace(sample: Sample) -> dict[str, Any]:
         "visible_status": sample.visible_status,
         "operators": list(sample.prompt.operators),
         "prompt": sample.prompt.text,
+        "actions": list(sample.actions),
+        "candidates": [_traced(c) for c in sample.candidates],
+        "steps": [asdict(s) for s in sample.steps],
+    }
+
+
+def _traced(candidate: Candidate) -> dict[str, Any]:
+    ran = {"outcomes": candidate.outcomes} if candidate.outcomes is not None else {}
+    return {
+        "generations": candidate.generations,
+        "visible": candidate.visible,
+        "failure": candidate.failure,
+        **ran,
+        "solution": candidate.program,
     }

@@ -104,7 +104,7 @@ def solve_owed(
                     feedback=chosen.feedback,
                     budget=chosen.budget,
                     seed=chosen.seed,
-                    env=EnvConfig(budget=chosen.budget, feedback=chosen.feedback.value),
+                    env=chosen.env(),
                     on_sample=on_sample,
                     on_generation=listener.generation,
                 )
@@ -185,12 +185,14 @@ def select(tasks: Sequence[Task], id_range: tuple[int, int] | None) -> list[Task
 
 def identity(options: SolveOptions, suite: Suite, backbone: Backbone, policy: str) -> dict[str, Any]:
     """All that changes the samples besides the options that the file's name spells out."""
+    env = to_dict(EnvConfig())
+    del env["selector"]  # spelled out
     return {
         "suite": [suite.name, suite.version],
         "backbone": backbone.fingerprint,
         "chat": backbone.chat,
         "policy": policy,
-        "env": to_dict(EnvConfig()),
+        "env": env,
         "promptrl": promptrl_plugin.__version__,
     }
 

@@ -37,15 +37,17 @@ class ActionTable:
 
     @classmethod
     def default(cls, kinds: Iterable[str] = KINDS) -> ActionTable:
-        """The built-in operators of the given kinds. The direct ones are always there.
+        """The built-in operators of the given kinds; *revert* and *stop*, which generate nothing, are always there.
 
         Raises:
-            ConfigError: A kind that does not exist.
+            ConfigError: A kind that does not exist, or lexical ones alone (a prompt may offer them nothing).
         """
-        wanted = {"direct", *kinds}
+        wanted = set(kinds)
         if unknown := wanted - set(KINDS):
             raise ConfigError(f"unknown operator kind {min(unknown)!r}; one of: {', '.join(KINDS)}")
-        return cls._of([op for op in builtin_operators() if op.kind in wanted])
+        if not wanted & {"direct", "semantic"}:
+            raise ConfigError("an episode cannot begin without direct and semantic operators; leave one of them on")
+        return cls._of([op for op in builtin_operators() if op.kind in wanted or not op.generates])
 
     @classmethod
     def of(cls, names: Iterable[str]) -> ActionTable:

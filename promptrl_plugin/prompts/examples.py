@@ -72,15 +72,26 @@ class ExampleLibrary:
         """`Task.content_hash` of every example's task, in order."""
         return self._hashes
 
-    def fixed(
-        self, k: int, exclude_ids: frozenset[str] = frozenset(), exclude_hashes: frozenset[str] = frozenset()
-    ) -> tuple[Example, ...]:
-        """The first `k` of a fixed ranking of short, typical and mutually different examples.
+    def fixed_sets(
+        self,
+        size: int,
+        sets: int,
+        exclude_ids: frozenset[str] = frozenset(),
+        exclude_hashes: frozenset[str] = frozenset(),
+    ) -> list[tuple[Example, ...]]:
+        """Sets of `size` out of a fixed ranking of short, typical and mutually different examples.
 
-        A task for which one of them is excluded (a train task itself) gets the next instead.
+        Every task gets the same sets; where one of a set is excluded (a train task itself), the next in the
+        ranking that no set holds stands in. Where the library is too small, the last sets are short or empty.
         """
-        allowed = (i for i in self._ranking if self._allowed(i, exclude_ids, exclude_hashes))
-        return tuple(self.examples[i] for i, _ in zip(allowed, range(k), strict=False))
+        ranking = self._ranking
+        planned = [ranking[k * size : (k + 1) * size] for k in range(sets)]
+        spare = (i for i in ranking[sets * size :] if self._allowed(i, exclude_ids, exclude_hashes))
+        chosen: list[tuple[Example, ...]] = []
+        for plan in planned:
+            kept = (i if self._allowed(i, exclude_ids, exclude_hashes) else next(spare, None) for i in plan)
+            chosen.append(tuple(self.examples[i] for i in kept if i is not None))
+        return chosen
 
     def nearest(
         self,
@@ -117,7 +128,7 @@ class ExampleLibrary:
     def duplicates(self, task: Task) -> frozenset[str]:
         """Content hashes of the examples that are the task or a near-duplicate of it (`suites.fingerprints`).
 
-        To be given to `fixed` and `nearest` as `exclude_hashes`.
+        To be given to `fixed_sets` and `nearest` as `exclude_hashes`.
         """
         own = fingerprint(task)
         found = {h for h, other in zip(self._hashes, self._fingerprints, strict=True) if leaks([other], own)}
@@ -127,7 +138,7 @@ class ExampleLibrary:
         return self.examples[i].task_id not in ids and self._hashes[i] not in hashes
 
     def _fixed_ranking(self, length: int = 12) -> tuple[int, ...]:
-        """Indices for `fixed`: the most central example first, then always the one farthest from those before.
+        """Indices for `fixed_sets`: the most central example first, then always the one farthest from those before.
 
         Only short examples of the more central half take part, so that none is an oddity.
         """

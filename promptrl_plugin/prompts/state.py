@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from promptrl_plugin.prompts.task_text import prose_of
@@ -66,6 +67,11 @@ class PromptState:
     @property
     def key(self) -> str:
         """Content hash of everything but the lineage: equal keys render to the same prompt."""
-        examples = [(e.prompt, e.program) for e in self.examples]
-        repair = None if self.repair is None else (self.repair.program, self.repair.detail)
-        return content_hash("prompt", self.prose, self.notes, examples, repair)
+        return _key(self.prose, self.notes, self.examples, self.repair)
+
+
+@functools.lru_cache(maxsize=1 << 16)  # asked for many times a step, of few states
+def _key(prose: tuple[str, ...], notes: tuple[str, ...], examples: tuple[Example, ...], repair: Repair | None) -> str:
+    shown = [(e.prompt, e.program) for e in examples]
+    failed = None if repair is None else (repair.program, repair.detail)
+    return content_hash("prompt", prose, notes, shown, failed)

@@ -9,6 +9,7 @@ protocol. What is shared between tasks comes first, so that a key-value cache ca
 | examples | earlier turns: EvalPlus's request, EvalPlus's answer | solved tasks before the task |
 | prose, notes | the docstring in the request | the docstring |
 | repair | the failed program as an answer, then what went wrong | both as comments before the task |
+| instruction | in the place of EvalPlus's in each request | as a comment before the task |
 """
 
 from __future__ import annotations
@@ -40,14 +41,17 @@ _PLAIN_EXTRA = {
 _REPAIR_RESPONSE_PREFIX = "Below is the corrected Python script that passes the test:"
 
 
-def render(task: Task, state: PromptState) -> Prompt:
-    """The code generation prompt of `task` in `state`, in chat and plain form."""
+def render(task: Task, state: PromptState, instruction: str = INSTRUCTION_PREFIX) -> Prompt:
+    """The code generation prompt of `task` in `state`, in chat and plain form, under an instruction."""
     body = text(task, state)
     examples = [in_style(example, task.dialect) for example in state.examples]
     messages: list[Message] = []
     for example in examples:
-        messages += [Message("user", _request(example.prompt)), Message("assistant", _answer(example.program))]
-    messages.append(Message("user", _request(body)))
+        messages += [
+            Message("user", _request(example.prompt, instruction)),
+            Message("assistant", _answer(example.program)),
+        ]
+    messages.append(Message("user", _request(body, instruction)))
     prefix = RESPONSE_PREFIX
     if state.repair is not None:
         messages += [Message("assistant", _answer(state.repair.program)), Message("user", _complaint(state.repair))]
@@ -56,7 +60,7 @@ def render(task: Task, state: PromptState) -> Prompt:
     return Prompt(
         messages=tuple(messages),
         prefix=f"{prefix}\n```python\n",
-        plain=f"{shown}{_failed_as_comment(task, state.repair)}{body.strip()}\n",
+        plain=f"{_as_comment(instruction)}{shown}{_failed_as_comment(task, state.repair)}{body.strip()}\n",
         stop=CHAT_STOP,
         plain_stop=plain_stop(task.dialect),
     )
@@ -72,9 +76,16 @@ def plain_stop(dialect: str) -> tuple[str, ...]:
     return (*EOS, *_PLAIN_EXTRA[dialect])
 
 
-def _request(body: str) -> str:
+def _request(body: str, instruction: str) -> str:
     """User turn of ``make_raw_chat_prompt``."""
-    return f"{INSTRUCTION_PREFIX}\n```\n{body.strip()}\n```\n"
+    return f"{instruction}\n```\n{body.strip()}\n```\n"
+
+
+def _as_comment(instruction: str) -> str:
+    """An instruction for a model that completes text; EvalPlus gives it none."""
+    if instruction == INSTRUCTION_PREFIX:
+        return ""
+    return "".join(f"# {line}".rstrip() + "\n" for line in instruction.splitlines()) + "\n"
 
 
 def _answer(program: str) -> str:

@@ -1,4 +1,4 @@
-"""One SQLite file that remembers completions, verdicts and sentence embeddings.
+"""One SQLite file that remembers completions, verdicts, outcomes of generated inputs and sentence embeddings.
 
 Greedy decoding makes (model, prompt) → completion → verdict a pure function, so a second training run
 with the same seed need not generate anything. Every key holds all that changes the value (`completion_key`,
@@ -37,7 +37,8 @@ from promptrl_plugin.records import (
 __all__ = ["SCHEMA_VERSION", "Cache", "completion_key", "verdict_key"]
 
 SCHEMA_VERSION = 1
-_TABLES = ("completions", "verdicts", "embeddings")
+_JSON_TABLES = ("completions", "verdicts")
+_TABLES = (*_JSON_TABLES, "outcomes", "embeddings")
 _BUSY_SECONDS = 60.0
 _CHUNK = 500  # keys in one SELECT; SQLite allows at least 999 parameters
 
@@ -125,6 +126,16 @@ class Cache:
         judged = {k: v for k, v in items.items() if v.status is not Status.ERROR}
         self._put("verdicts", {k: _dump_verdict(v) for k, v in judged.items()})
 
+    # --- outcomes --------------------------------------------------------------------------------
+
+    def get_outcomes(self, keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """The outcomes on generated inputs that are there, by key."""
+        return self._decode("outcomes", keys, lambda data: tuple(json.loads(data)))
+
+    def put_outcomes(self, items: Mapping[str, tuple[str, ...]]) -> None:
+        """Store the outcomes of many programs in one transaction."""
+        self._put("outcomes", {k: _json(v) for k, v in items.items()})
+
     # --- embeddings ------------------------------------------------------------------------------
 
     def get_embeddings(self, keys: Iterable[str]) -> dict[str, bytes]:
@@ -134,6 +145,22 @@ class Cache:
     def put_embeddings(self, items: Mapping[str, bytes]) -> None:
         """Store many embeddings (raw bytes of their arrays) in one transaction."""
         self._put("embeddings", items, compress=False)
+
+    # --- whole tables, for archives --------------------------------------------------------------
+
+    def entries(self, table: str) -> Iterator[tuple[str, Any]]:
+        """Key and value, as plain JSON data, of every completion or verdict, in the order of the keys."""
+        with self._open() as db:
+            rows = db.execute(f"SELECT key, value FROM {_json_table(table)} ORDER BY key").fetchall()
+        try:
+            for key, value in rows:
+                yield bytes(key).hex(), json.loads(zlib.decompress(value))
+        except (zlib.error, ValueError) as e:
+            raise self._corrupted(f"{type(e).__name__}: {e}") from None
+
+    def put_entries(self, table: str, items: Mapping[str, Any]) -> None:
+        """Store what `entries` gave, in one transaction."""
+        self._put(_json_table(table), {k: _json(v) for k, v in items.items()})
 
     # --- the file --------------------------------------------------------------------------------
 
@@ -198,7 +225,7 @@ class Cache:
             _set_wal(db)
             db.execute("PRAGMA synchronous=NORMAL")
             version = int(db.execute("PRAGMA user_version").fetchone()[0])
-            if version == 0:
+            if version == 0 or (version == SCHEMA_VERSION and not _complete(db)):
                 _create(db)
             elif version != SCHEMA_VERSION:
                 raise CacheError(
@@ -231,6 +258,12 @@ class Cache:
         return CacheError(f"cache {self.path} is corrupted ({text}); delete it, only cached results are lost")
 
 
+def _json_table(name: str) -> str:
+    if name not in _JSON_TABLES:
+        raise ValueError(f"no such table: {name}")
+    return name
+
+
 def _set_wal(db: sqlite3.Connection) -> None:
     # Switching to WAL needs an exclusive lock, and SQLite does not wait for it in every case (the busy
     # handler is skipped where two connections switch at once), so wait here.
@@ -243,6 +276,11 @@ def _set_wal(db: sqlite3.Connection) -> None:
             if "locked" not in str(e) or time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
+
+
+def _complete(db: sqlite3.Connection) -> bool:
+    """Whether every table is there: one may have been added since the file was made."""
+    return set(_TABLES) <= {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
 
 
 def _create(db: sqlite3.Connection) -> None:

@@ -6,6 +6,7 @@ out, and appending first cuts it off, so a second run finds exactly what is stil
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -51,11 +52,13 @@ def read_jsonl(path: str | Path, *, allow_torn_tail: bool = False) -> list[dict[
 class JsonlAppender:
     """Appends objects to a JSON Lines file, each with one write; cuts off a torn last line first.
 
+    One process at a time may have it open, where the file system has locks.
+
     Args:
         path: The file, made on demand with its folder.
 
     Raises:
-        UserError: From every method: the file cannot be written (no permission, disk full).
+        UserError: From every method: the file cannot be written (no permission, disk full, another writer).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -64,6 +67,7 @@ class JsonlAppender:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            _lock(self._fd)
             _mend(self._fd)
         except OSError as e:
             self.close()
@@ -93,7 +97,18 @@ class JsonlAppender:
         self.close()
 
     def _explain(self, error: OSError) -> UserError:
+        if isinstance(error, BlockingIOError):
+            return UserError(f"another process is writing {self.path}; wait for its end, or choose another place")
         return UserError(f"cannot write {self.path}: {error.strerror}; free some space or choose another place")
+
+
+def _lock(fd: int) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # no locks here
+        return
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

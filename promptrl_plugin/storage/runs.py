@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
+import glob
 import importlib.metadata
 import json
 import os
@@ -30,6 +32,7 @@ __all__ = ["RunFolder", "environment", "write_atomic", "write_json"]
 _PACKAGES = (
     "datasets",
     "evalplus",
+    "gepa",
     "gymnasium",
     "httpx",
     "lm-eval",
@@ -44,6 +47,8 @@ _PACKAGES = (
 def write_atomic(path: str | Path, data: bytes | str) -> None:
     """Write a whole file or nothing: a reader, or a second run after a kill, never sees a part.
 
+    What a killed writer of the same file left behind is removed.
+
     Raises:
         UserError: The file cannot be written (no permission, disk full); an old one stays as it was.
     """
@@ -54,14 +59,24 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as f:
+            with contextlib.suppress(OSError):  # where the file system has no locks
+                fcntl.flock(f, fcntl.LOCK_EX)  # the mark of a living writer
             f.write(content)
             f.flush()
             os.fsync(f.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)
+        _remove_leftovers(path)
     except OSError as e:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise UserError(f"cannot write {path}: {e.strerror}; free some space or choose another place") from None
+
+
+def _remove_leftovers(path: Path) -> None:
+    for old in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 32}"):
+        with contextlib.suppress(OSError), old.open("rb") as f:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            old.unlink()
 
 
 def write_json(path: str | Path, data: Any) -> None:

@@ -8,11 +8,12 @@ from typing import Any, Protocol
 
 from promptrl_plugin.backbones.base import Backbone
 from promptrl_plugin.config import EnvConfig
-from promptrl_plugin.records import Check, Feedback, Generate, Sample, Task
+from promptrl_plugin.env.selection import Selector
+from promptrl_plugin.records import Effect, Feedback, Sample, Task
 
 __all__ = ["Solve", "Strategy", "StrategyContext"]
 
-Solve = Generator[Generate | Check, Any, Sample]
+Solve = Generator[Effect, Any, Sample]
 """A strategy at work on one task: yields effects, is sent their results, returns the submission."""
 
 
@@ -25,7 +26,7 @@ class StrategyContext:
         feedback: What `Check` will show.
         chat: Whether the backbone takes the chat form of prompts.
         seed: Seed of the run; a strategy derives all of its randomness from it and the task's content.
-        env: Decoding settings, shared by every strategy.
+        env: Decoding settings and the selector, shared by every strategy.
     """
 
     budget: int
@@ -33,6 +34,11 @@ class StrategyContext:
     chat: bool
     seed: int
     env: EnvConfig = field(default_factory=EnvConfig)
+
+    @property
+    def selector(self) -> Selector:
+        """When to stop, and what to submit."""
+        return Selector.parse(self.env.selector)
 
 
 class Strategy(Protocol):

@@ -1,7 +1,8 @@
-"""Strategies that run episodes of the environment: `random-hybrid` and `promptrl`."""
+"""Strategies that run episodes of the environment: `random-hybrid`, and what PPO, LinUCB or a search learned."""
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,15 +10,17 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from promptrl_plugin.agent.best_fixed import follow
 from promptrl_plugin.agent.bundle import PolicyBundle
 from promptrl_plugin.agent.setup import EpisodeSetup
 from promptrl_plugin.backbones.base import Backbone
 from promptrl_plugin.env.context import TaskContext
 from promptrl_plugin.env.episode import Episode
+from promptrl_plugin.env.selection import Selector
 from promptrl_plugin.records import Task, content_hash
 from promptrl_plugin.strategies.base import Solve, StrategyContext
 
-__all__ = ["PromptRL", "RandomHybrid"]
+__all__ = ["BestFixed", "LearnedEpisodes", "LinUCB", "PromptRL", "RandomHybrid", "check_use"]
 
 Act = Callable[[npt.NDArray[np.float32], npt.NDArray[np.bool_]], int]
 
@@ -71,24 +74,21 @@ class RandomHybrid(EpisodeStrategy):
         return lambda _observation, mask: int(rng.choice(np.flatnonzero(mask)))
 
 
-class PromptRL(EpisodeStrategy):
-    """The trained policy, acting greedily.
+class LearnedEpisodes(EpisodeStrategy):
+    """Acts by what a policy bundle holds.
 
     Args:
         setup: What the bundle was trained with.
-        bundle: The trained policy; it refuses tasks that trained it.
+        bundle: What was learned; it refuses tasks that trained it.
         rewriter: The LLM that wrote rewrites in training, where it was not the backbone.
 
     Attributes:
         policy_hash: Content hash of the bundle, part of a samples file's identity.
     """
 
-    name = "promptrl"
-
     def __init__(self, setup: EpisodeSetup, bundle: PolicyBundle, rewriter: Backbone | None = None) -> None:
         super().__init__(setup, rewriter)
         self._bundle = bundle
-        self._policy = bundle.policy()
         self.policy_hash = bundle.content_hash
 
     def prepare(self, tasks: Sequence[Task], context: StrategyContext) -> None:
@@ -97,8 +97,52 @@ class PromptRL(EpisodeStrategy):
         Raises:
             LeakageError: One of `tasks` is, or is a near-duplicate of, a train task of the policy.
         """
-        self._bundle.check_no_leak(tasks)
+        check_use(self._bundle, tasks, context)
         super().prepare(tasks, context)
+
+
+class PromptRL(LearnedEpisodes):
+    """The agent that PPO trained, acting greedily."""
+
+    name = "promptrl"
+
+    def __init__(self, setup: EpisodeSetup, bundle: PolicyBundle, rewriter: Backbone | None = None) -> None:
+        super().__init__(setup, bundle, rewriter)
+        self._policy = bundle.policy()
 
     def actor(self, task: Task, context: StrategyContext) -> Act:
         return self._policy
+
+
+class LinUCB(PromptRL):
+    """The contextual bandit, acting by the highest mean payoff."""
+
+    name = "linucb"
+
+
+class BestFixed(LearnedEpisodes):
+    """The best fixed sequence of operators on the train tasks."""
+
+    name = "best-fixed"
+
+    def actor(self, task: Task, context: StrategyContext) -> Act:
+        return follow(self.setup.table, self._bundle.network["sequence"])
+
+
+def check_use(bundle: PolicyBundle, tasks: Sequence[Task], context: StrategyContext) -> None:
+    """Refuse tasks that a policy was trained on; warn where it was trained in other circumstances.
+
+    Raises:
+        LeakageError: One of `tasks` is, or is a near-duplicate of, a train task of the policy.
+    """
+    bundle.check_no_leak(tasks)
+    trained = bundle.train_config().env
+    then, now = (
+        f"feedback={feedback}, budget {budget} and selector {Selector.parse(selector)}"
+        for feedback, budget, selector in (
+            (trained.feedback, trained.budget, trained.selector),
+            (context.feedback.value, context.budget, context.env.selector),
+        )
+    )
+    if then != now:
+        warnings.warn(f"the policy was trained at {then}, this is {now}: it may do less well", stacklevel=3)

@@ -11,13 +11,17 @@ from promptrl_plugin.agent.bundle import MANIFEST, PolicyBundle, same_model
 from promptrl_plugin.agent.setup import EpisodeSetup
 from promptrl_plugin.backbones.base import Backbone
 from promptrl_plugin.backbones.registry import load_backbone
+from promptrl_plugin.config import LEARNED
 from promptrl_plugin.env.observation import OBSERVATION_VERSION
 from promptrl_plugin.errors import BundleError, UnknownNameError
 from promptrl_plugin.storage.cache import Cache
 from promptrl_plugin.strategies.base import Strategy
 from promptrl_plugin.strategies.best_of_k import BestOfK
 from promptrl_plugin.strategies.direct import Direct
-from promptrl_plugin.strategies.episodes import PromptRL, RandomHybrid
+from promptrl_plugin.strategies.epic import Epic
+from promptrl_plugin.strategies.episodes import BestFixed, LinUCB, PromptRL, RandomHybrid
+from promptrl_plugin.strategies.gepa import Gepa
+from promptrl_plugin.strategies.reflexion import Reflexion
 
 __all__ = ["ENTRY_POINT_GROUP", "STRATEGIES", "make_strategy", "shipped_policies", "strategy_names"]
 
@@ -29,17 +33,44 @@ Factory = Callable[[Backbone, Path | None, Cache | None], Strategy]
 """Makes a strategy for a backbone, a policy bundle's folder (None: not given) and a cache of embeddings."""
 
 
-def _promptrl(backbone: Backbone, policy: Path | None, cache: Cache | None) -> Strategy:
-    bundle = PolicyBundle.load(policy) if policy is not None else _shipped(backbone)
-    setup = EpisodeSetup.from_bundle(bundle, cache)
-    bundle.check_compatible(
-        backbone=backbone.name,
-        backbone_fingerprint=backbone.fingerprint,
-        action_digest=setup.table.digest,
-        observation=setup.layout.names,
-        observation_version=OBSERVATION_VERSION,
-    )
-    return PromptRL(setup, bundle, _rewriter(bundle, cache))
+def _learned(
+    name: str, make: Callable[[EpisodeSetup, PolicyBundle, Backbone | None], Strategy]
+) -> Callable[[Backbone, Path | None, Cache | None], Strategy]:
+    """Factory of a strategy that acts in episodes by what its bundle holds."""
+
+    def factory(backbone: Backbone, policy: Path | None, cache: Cache | None) -> Strategy:
+        bundle = _bundle(name, backbone, policy)
+        setup = EpisodeSetup.from_bundle(bundle, cache)
+        bundle.check_compatible(
+            backbone=backbone.name,
+            backbone_fingerprint=backbone.fingerprint,
+            action_digest=setup.table.digest,
+            observation=setup.layout.names,
+            observation_version=OBSERVATION_VERSION,
+        )
+        return make(setup, bundle, _rewriter(bundle, cache))
+
+    return factory
+
+
+def _gepa(backbone: Backbone, policy: Path | None, cache: Cache | None) -> Strategy:
+    """An instruction knows nothing of actions and observations: only the model has to be that of training."""
+    bundle = _bundle("gepa", backbone, policy)
+    bundle.check_backbone(backbone.name, backbone.fingerprint)
+    return Gepa(bundle)
+
+
+def _bundle(name: str, backbone: Backbone, policy: Path | None) -> PolicyBundle:
+    """The bundle of strategy `name` in folder `policy`, or the one that ships for the model.
+
+    Raises:
+        BundleError: It is missing, damaged, or another learner's.
+    """
+    if policy is None:
+        return _shipped(name, backbone)
+    bundle = PolicyBundle.load(policy)
+    bundle.check_strategy(name)
+    return bundle
 
 
 def _rewriter(bundle: PolicyBundle, cache: Cache | None) -> Backbone | None:
@@ -58,14 +89,15 @@ def _rewriter(bundle: PolicyBundle, cache: Cache | None) -> Backbone | None:
     return rewriter
 
 
-def _shipped(backbone: Backbone) -> PolicyBundle:
+def _shipped(name: str, backbone: Backbone) -> PolicyBundle:
     for path in shipped_policies():
         bundle = PolicyBundle.load(path)
-        if same_model(bundle.backbone_fingerprint, backbone.fingerprint):
+        if bundle.learner == LEARNED[name] and same_model(bundle.backbone_fingerprint, backbone.fingerprint):
             return bundle
+    learner = "" if name == "promptrl" else f"--learner {LEARNED[name]} "
     raise BundleError(
-        f"no policy ships for model {backbone.name}; train one with: promptrl train --model {backbone.name}, "
-        "and give its bundle with --policy"
+        f"no policy of strategy {name} ships for model {backbone.name}; train one with: promptrl train {learner}"
+        f"--model {backbone.name}, and give its bundle with --policy"
     )
 
 
@@ -73,8 +105,13 @@ STRATEGIES: Mapping[str, Factory] = MappingProxyType(
     {
         "direct": lambda backbone, policy, cache: Direct(),
         "best-of-k": lambda backbone, policy, cache: BestOfK(),
+        "epic": lambda backbone, policy, cache: Epic(),
+        "reflexion": lambda backbone, policy, cache: Reflexion(),
         "random-hybrid": lambda backbone, policy, cache: RandomHybrid(EpisodeSetup.untrained(cache)),
-        "promptrl": _promptrl,
+        "promptrl": _learned("promptrl", PromptRL),
+        "linucb": _learned("linucb", LinUCB),
+        "best-fixed": _learned("best-fixed", BestFixed),
+        "gepa": _gepa,
     }
 )
 
@@ -85,7 +122,7 @@ def make_strategy(name: str, *, backbone: Backbone, policy: Path | None = None, 
     Args:
         name: One of `strategy_names`.
         backbone: The model that it will prompt.
-        policy: Folder of a policy bundle, for `promptrl`; None takes the one that ships for the model.
+        policy: Folder of a policy bundle, for a learned strategy; None takes the one that ships for the model.
         cache: Where sentence embeddings are kept.
 
     Raises:

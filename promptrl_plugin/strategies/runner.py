@@ -70,4 +70,5 @@ def _complete(job: Job[Sample]) -> Sample:
         generations=usage.generations,
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
+        candidates=tuple(job.candidates),
     )

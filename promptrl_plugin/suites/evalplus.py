@@ -7,6 +7,7 @@ import importlib
 import os
 import socket
 import sys
+import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +149,8 @@ def tasks_hash(pairs: Iterable[tuple[Task, HiddenTests]]) -> str:
 
 def _load(source: _Source) -> tuple[dict[str, dict[str, Any]], str, Path]:
     """Run EvalPlus's loader; returns its tasks, its release tag and the file that it read."""
-    module = importlib.import_module(source.module)
+    with _without_datasets():
+        module = importlib.import_module(source.module)
     tag: str = getattr(module, source.release)
     remedy = (
         f"point {source.override} at a copy of {source.asset}.jsonl.gz ({tag}) from "
@@ -170,6 +172,22 @@ def _load(source: _Source) -> tuple[dict[str, dict[str, Any]], str, Path]:
     if not raw:
         raise DataError(f"{path} holds no tasks; {remedy}")
     return raw, tag, path
+
+
+@contextlib.contextmanager
+def _without_datasets() -> Iterator[None]:
+    """`evalplus.data` imports `datasets` (a second) for EvalPerf alone; have it do so when that is asked for."""
+    name = "datasets"
+    if name in sys.modules or "evalplus.data" in sys.modules:
+        yield
+        return
+    later = types.ModuleType(name)
+    later.load_dataset = lambda *args, **kwargs: importlib.import_module(name).load_dataset(*args, **kwargs)  # type: ignore[attr-defined]
+    sys.modules[name] = later
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 @contextlib.contextmanager

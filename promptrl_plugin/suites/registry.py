@@ -41,6 +41,12 @@ def _mbpp_train() -> Suite:
     return MbppTrainSuite()
 
 
+def _examples() -> Suite:
+    from promptrl_plugin.suites.examples import ExampleSuite
+
+    return ExampleSuite()
+
+
 def _starter(split: Literal["all", "train", "test"]) -> Callable[[], Suite]:
     def load() -> Suite:
         from promptrl_plugin.suites.starter import StarterSuite
@@ -60,6 +66,7 @@ SUITES: Mapping[str, Callable[[], Suite]] = MappingProxyType(
         "starter": _starter("all"),
         "starter-train": _starter("train"),
         "starter-test": _starter("test"),
+        "examples": _examples,
     }
 )
 

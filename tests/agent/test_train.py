@@ -39,7 +39,7 @@ CONFIG = TrainConfig(
     validate_every=1,
     variants=1,
     env=EnvConfig(budget=3, embedding_dim=4),
-    ppo=PPOConfig(total_steps=96, n_envs=8, n_steps=4, batch_size=16, n_epochs=2),
+    ppo=PPOConfig(total_steps=96, n_envs=8, n_steps=4, batch_size=16, n_epochs=2, replays=1),
     judge=JudgeConfig(workers=1),
 )
 
@@ -105,8 +105,9 @@ def test_training_writes_everything_and_the_policy_solves_held_out_tasks(tmp_pat
         assert (tmp_path / "run" / name).stat().st_size > 0, name
     assert list((tmp_path / "run" / "tensorboard").iterdir())
     rows = RunFolder.open(tmp_path / "run").metrics()
-    assert [row["steps"] for row in rows] == [32, 64, 96]
-    assert all("validation/solved" in row for row in rows)
+    assert [row["steps"] for row in rows] == [0, 32, 64, 96]
+    assert 0 <= rows[0]["random/solved"] <= 1
+    assert all("validation/solved" in row for row in rows[1:])
 
     bundle = PolicyBundle.load(bundle_path)
     assert len(bundle.train_hashes) == 12
@@ -121,8 +122,10 @@ def test_training_writes_everything_and_the_policy_solves_held_out_tasks(tmp_pat
     assert all(f"def {t.entry_point}" in s.solution for s, t in zip(samples, tasks, strict=True))
 
 
-def test_a_resumed_run_ends_with_the_parameters_of_an_uninterrupted_one(tmp_path: Path):
-    whole = PolicyBundle.load(run_training(tmp_path / "whole"))
+@pytest.mark.parametrize("replays", [0, 1])
+def test_a_resumed_run_ends_with_the_parameters_of_an_uninterrupted_one(tmp_path: Path, replays: int):
+    config = replace(CONFIG, ppo=replace(CONFIG.ppo, replays=replays))
+    whole = PolicyBundle.load(run_training(tmp_path / "whole", config))
 
     class KilledError(Exception):
         pass
@@ -132,16 +135,17 @@ def test_a_resumed_run_ends_with_the_parameters_of_an_uninterrupted_one(tmp_path
             if values["steps"] >= 64:
                 raise KilledError
 
-    run = RunFolder.create(tmp_path / "killed", CONFIG)
-    parts = parts_module.build(CONFIG, Silent())
+    run = RunFolder.create(tmp_path / "killed", config)
+    parts = parts_module.build(config, Silent())
     with pytest.raises(KilledError):
         train(parts, run, Killer())
     parts.close()
-    resumed = PolicyBundle.load(run_training(tmp_path / "killed", resume=True))
+    resumed = PolicyBundle.load(run_training(tmp_path / "killed", config, resume=True))
     assert whole.weights.keys() == resumed.weights.keys()
     for name, tensor in whole.weights.items():
         np.testing.assert_array_equal(tensor, resumed.weights[name], err_msg=name)
     assert whole.content_hash == resumed.content_hash
+    assert whole.metrics["generations/distinct"] == resumed.metrics["generations/distinct"]
 
 
 def test_a_second_run_with_the_same_seed_generates_nothing_anew(tmp_path: Path, scripted: ScriptedBackbone):
@@ -163,6 +167,48 @@ def test_a_bundle_refuses_its_train_tasks_and_other_models(tmp_path: Path, scrip
         make_strategy("promptrl", backbone=other, policy=path)
     with pytest.raises(BundleError, match="promptrl train --model another"):
         make_strategy("promptrl", backbone=other)
+
+
+def test_a_policy_says_when_it_runs_in_other_circumstances(tmp_path: Path, scripted: ScriptedBackbone):
+    path = run_training(tmp_path / "run", replace(CONFIG, ppo=replace(CONFIG.ppo, total_steps=32)))
+    strategy = make_strategy("promptrl", backbone=scripted, policy=path)
+    tasks = load_suite("starter-test").tasks()[:1]
+    for feedback, budget, selector in (
+        (Feedback.NONE, 3, "first"),
+        (Feedback.VISIBLE, 2, "first"),
+        (Feedback.VISIBLE, 3, "agreement"),
+    ):
+        env = EnvConfig(budget=budget, selector=selector)
+        with pytest.warns(UserWarning, match="trained at feedback=visible, budget 3 and selector first, this is"):
+            solve_tasks(tasks, strategy, scripted, lambda p: [None] * len(p), feedback=feedback, budget=budget, env=env)
+
+
+def test_a_policy_trained_under_agreement_sees_it_and_is_run_under_it(
+    tmp_path: Path, scripted: ScriptedBackbone, recwarn: pytest.WarningsRecorder
+):
+    env = replace(CONFIG.env, selector="agreement")
+    path = run_training(tmp_path / "run", replace(CONFIG, env=env, ppo=replace(CONFIG.ppo, total_steps=64)))
+    bundle = PolicyBundle.load(path)
+    assert bundle.config["env"]["selector"] == "agreement"
+    assert {"agreement.passing", "agreement.largest_cluster"} <= set(bundle.observation)
+    strategy = make_strategy("promptrl", backbone=scripted, policy=path)
+    with IsolatedJudge(JudgeConfig(workers=1)) as judge:
+        samples = solve_tasks(
+            load_suite("starter-test").tasks()[:6], strategy, scripted, VisibleFeedback(judge),
+            feedback=Feedback.VISIBLE, budget=3, env=env,
+        )  # fmt: skip
+    for sample in samples:
+        votes = [c.outcomes for c in sample.candidates if c.outcomes]
+        assert all((c.outcomes is not None) <= (c.visible == 1.0) for c in sample.candidates)
+        assert sample.generations == 3 or "stop" in sample.actions or len(set(votes)) < len(votes)
+    assert not [w for w in recwarn if "it may do less well" in str(w.message)]
+
+
+def test_the_policies_that_ship_fit_the_observation(scripted: ScriptedBackbone):
+    assert registry.shipped_policies()
+    for path in registry.shipped_policies():
+        bundle = PolicyBundle.load(path)
+        assert EpisodeSetup.from_bundle(bundle, None).layout.names == bundle.observation
 
 
 def test_random_hybrid_needs_no_policy_and_keeps_to_its_seed(scripted: ScriptedBackbone):

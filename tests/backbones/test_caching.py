@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from promptrl_plugin.backbones.base import Backbone, OnProgress
-from promptrl_plugin.backbones.caching import CachingBackbone
+from promptrl_plugin.backbones.base import Backbone, Feed, OnProgress, as_streaming
+from promptrl_plugin.backbones.caching import CachingBackbone, RecordingBackbone
 from promptrl_plugin.backbones.scripted import ScriptedBackbone
 from promptrl_plugin.errors import BackboneError
 from promptrl_plugin.records import Completion, Decoding, GenerationRequest, Message, Prompt
@@ -104,3 +104,65 @@ def test_nothing_asked_is_nothing_done(cache: Cache) -> None:
     inner = ScriptedBackbone(echo)
     assert CachingBackbone(inner, cache).generate([]) == []
     assert inner.calls == []
+
+
+class Streaming(ScriptedBackbone):
+    """Serves one request at a time."""
+
+    streaming = True
+
+    def serve(self, feed: Feed) -> None:
+        waiting: list[tuple[int, GenerationRequest]] = []
+        while taken := feed.take(wait=not waiting) or waiting:
+            if taken is not waiting:
+                waiting += taken
+            ticket, request = waiting.pop(0)
+            feed.deliver(ticket, self.generate([request])[0])
+
+
+class Batches:
+    """A feed that hands out one batch a call of `take`."""
+
+    def __init__(self, *batches: list[GenerationRequest]) -> None:
+        self.batches = list(batches)
+        self.answers: dict[int, str] = {}
+        self.given = 0
+
+    def take(self, wait: bool) -> list[tuple[int, GenerationRequest]]:
+        if not self.batches:
+            return []
+        batch = self.batches.pop(0)
+        numbered = list(enumerate(batch, start=self.given))
+        self.given += len(batch)
+        return numbered
+
+    def deliver(self, ticket: int, completion: Completion) -> None:
+        assert ticket not in self.answers
+        self.answers[ticket] = completion.text
+
+
+def test_streamed_requests_are_answered_from_the_cache_or_generated_once(cache: Cache) -> None:
+    cache_first = CachingBackbone(ScriptedBackbone(echo), cache)
+    cache_first.generate([request("known")])
+    inner = Streaming(echo)
+    backbone = RecordingBackbone(inner, cache)
+    feed = Batches([request("known")], [request("a"), request("b"), request("a")], [request("a", 0.8, 1)])
+    assert as_streaming(backbone) is backbone
+    backbone.serve(feed)
+    assert feed.answers == {0: "known 0", 1: "a 0", 2: "b 0", 3: "a 0", 4: "a 1"}
+    assert [r.prompt.plain for r in inner.requests] == ["a", "b", "a"]
+    assert (backbone.stats.hits, backbone.stats.misses) == (2, 3)
+    assert backbone.num_recorded == 4
+    again = CachingBackbone(Streaming({"": "never asked"}), cache, allow_new=False)
+    feed = Batches([request("a"), request("b")])
+    again.serve(feed)
+    assert feed.answers == {0: "a 0", 1: "b 0"}
+    with pytest.raises(BackboneError, match="1 of 2 generations"):
+        again.serve(Batches([request("a"), request("new")]))
+
+
+def test_it_streams_only_over_a_backbone_that_does(cache: Cache) -> None:
+    backbone = CachingBackbone(ScriptedBackbone(echo), cache)
+    assert as_streaming(backbone) is None
+    with pytest.raises(BackboneError, match="cannot stream"):
+        backbone.serve(Batches([request("a")]))

@@ -12,6 +12,7 @@ import torch
 import transformers
 from tiny_models import save_causal
 
+from promptrl_plugin.backbones import engine
 from promptrl_plugin.backbones.engine import PackedEngine
 from promptrl_plugin.backbones.seq2seq import StaticEngine
 from promptrl_plugin.backbones.transformers import TransformersBackbone
@@ -88,6 +89,34 @@ def test_layout_of_the_work_changes_nothing(llama: Path, rows: int, pass_tokens:
     assert backbone.generate(requests) == alone
     shuffled = random.Random(2).sample(range(len(requests)), len(requests))
     assert backbone.generate([requests[i] for i in shuffled]) == [alone[i] for i in shuffled]
+
+
+class Trickle:
+    """A feed whose requests come up one by one, some passes apart, and the rest once it is waited for."""
+
+    def __init__(self, requests: list[GenerationRequest]) -> None:
+        self.requests, self.calls = list(enumerate(requests)), 0
+        self.done: dict[int, Completion] = {}
+
+    def take(self, wait: bool) -> list[tuple[int, GenerationRequest]]:
+        self.calls += 1
+        return [self.requests.pop(0)] if self.requests and (wait or self.calls % 5 == 0) else []
+
+    def deliver(self, ticket: int, completion: Completion) -> None:
+        assert ticket not in self.done
+        self.done[ticket] = completion
+
+
+@pytest.mark.parametrize("rows", [1, 3, 64])
+def test_requests_may_come_while_others_run(llama: Path, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_GENEROUS", 128)  # so that a long request has to wait for longer slots
+    requests = [plain(p, new=5 + 7 * (i % 5)) for i, p in enumerate(some_prompts())]
+    requests.insert(3, plain("abc " * 40, new=9))
+    backbone = TransformersBackbone(llama, dtype="float32", rows=rows, pass_tokens=30)
+    feed = Trickle(requests)
+    backbone.serve(feed)
+    fresh = TransformersBackbone(llama, dtype="float32", rows=rows)
+    assert [feed.done[i] for i in range(len(requests))] == fresh.generate(requests)
 
 
 def test_prefixes_of_earlier_calls_are_reused_and_change_nothing(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from promptrl_plugin.cli import main as cli
+from promptrl_plugin.records import Completion
+from promptrl_plugin.storage.cache import Cache
 from promptrl_plugin.suites.registry import load_suite
 
 
@@ -29,11 +31,37 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     assert run(monkeypatch, "--help") == 0
     text = capsys.readouterr().out
-    for command in ("quickstart", "models", "train", "solve", "judge", "suites", "doctor"):
+    for command in (
+        "quickstart",
+        "models",
+        "train",
+        "solve",
+        "judge",
+        "compare",
+        "report",
+        "suites",
+        "cache",
+        "doctor",
+    ):
         assert command in text
 
 
+def test_a_cache_is_exported_and_imported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    with Cache() as cache:
+        cache.put_completion("ab" * 32, Completion("pass", 1, 1, "stop"))
+    assert run(monkeypatch, "cache", "export", "a.jsonl.xz") == 0
+    assert "1 completions, 0 verdicts" in capsys.readouterr().out
+    monkeypatch.setenv("PROMPTRL_CACHE", str(tmp_path / "other"))
+    assert run(monkeypatch, "cache", "import", "a.jsonl.xz") == 0
+    assert "1 completions, 0 verdicts were new" in capsys.readouterr().out
+    assert run(monkeypatch, "cache", "info") == 0
+    assert "completions" in capsys.readouterr().out
+
+
 BAD = [
+    (("cache", "import", "no.xz"), "check the path"),
     (("train", "--budget", "0"), "--budget 1 or more"),
     (("train", "--suite", "mbpp-trian"), "mbpp-train"),
     (("train", "--feedback", "oracle"), "--feedback visible"),
@@ -47,6 +75,7 @@ BAD = [
     (("judge", "--samples", "no.jsonl", "--suite", "starter"), "no.jsonl"),
     (("judge", "--samples", "no.jsonl", "--suite", "starter", "--workers", "-1"), "--workers"),
     (("models", "pull", "smollm"), "smollm2-135m-instruct"),
+    (("report", "no-such-folder"), "check the path"),
 ]
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from promptrl_plugin.agent.setup import EpisodeSetup
+from promptrl_plugin.agent.setup import EpisodeSetup, layout_of
+from promptrl_plugin.backbones.base import Backbone
 from promptrl_plugin.backbones.scripted import ScriptedBackbone
-from promptrl_plugin.checking.base import JudgeRequest
-from promptrl_plugin.config import EnvConfig, RewardConfig
+from promptrl_plugin.checking.base import JudgeRequest, ProbeRequest
+from promptrl_plugin.checking.probes import probe_inputs
+from promptrl_plugin.config import EnvConfig, RewardConfig, TrainConfig
 from promptrl_plugin.env.context import Projection
-from promptrl_plugin.env.observation import ObservationLayout
 from promptrl_plugin.env.rollout import Rollout
 from promptrl_plugin.prompts.action_space import ActionTable
 from promptrl_plugin.prompts.examples import ExampleLibrary
@@ -41,12 +43,13 @@ def train_task(i: int) -> TrainTask:
 
 
 class ExecJudge:
-    """Runs assert groups in this process: for trusted test programs only."""
+    """Runs assert groups and generated inputs in this process: for trusted test programs only."""
 
     version = "exec"
 
     def __init__(self) -> None:
         self.calls: list[int] = []
+        self.executed: list[str] = []
 
     def check(
         self, requests: Sequence[JudgeRequest], on_progress: Callable[[int], None] | None = None
@@ -71,9 +74,17 @@ class ExecJudge:
         status = Status.PASS if all(passed) else Status.FAIL
         return GroupVerdict(status, tuple(passed), len(passed), failure, "" if failure is None else "it is wrong")
 
+    def execute(self, requests: Sequence[ProbeRequest]) -> list[tuple[str, ...] | None]:
+        self.executed += [r.program for r in requests]
+        functions = [self._namespace(r.program)[r.group.entry_point] for r in requests]
+        return [
+            tuple(repr(f(*arguments)) for arguments in probe_inputs(r.group))
+            for f, r in zip(functions, requests, strict=True)
+        ]
+
     @staticmethod
-    def _namespace(program: str) -> dict[str, object]:
-        namespace: dict[str, object] = {}
+    def _namespace(program: str) -> dict[str, Any]:
+        namespace: dict[str, Any] = {}
         exec(program, namespace)
         return namespace
 
@@ -86,11 +97,11 @@ def embed(texts: Sequence[str]) -> np.ndarray:
     return np.asarray(rows, dtype=np.float32).reshape(len(texts), 8)
 
 
-def setup_of(tasks: Sequence[TrainTask], embedding_dim: int = 4) -> EpisodeSetup:
+def setup_of(tasks: Sequence[TrainTask], embedding_dim: int = 4, env: EnvConfig | None = None) -> EpisodeSetup:
     table = ActionTable.default()
     return EpisodeSetup(
         table,
-        ObservationLayout.of(table, embedding_dim),
+        layout_of(table, TrainConfig(env=env or EnvConfig()), embedding_dim),
         ExampleLibrary.from_train_tasks(tasks, embed),
         Projection.fit(embed([t.task.prompt for t in tasks]), embedding_dim),
         embed,
@@ -121,11 +132,13 @@ def make_rollout(
     budget: int = 4,
     feedback: Feedback = Feedback.VISIBLE,
     seed: int = 0,
+    wrap: Callable[[Backbone], Backbone] = lambda backbone: backbone,
+    selector: str = "first",
 ) -> tuple[Rollout, EpisodeSetup, ScriptedBackbone]:
     tasks = [train_task(i) for i in range(n_tasks)]
-    setup = setup_of(tasks)
+    env = EnvConfig(budget=budget, feedback=str(feedback), selector=selector)
+    setup = setup_of(tasks, env=env)
     backbone = ScriptedBackbone(rule)
-    env = EnvConfig(budget=budget, feedback=str(feedback))
     context = setup.episode_context(env, feedback, True, seed)
     contexts = setup.task_contexts([t.task for t in tasks])
-    return Rollout(tasks, contexts, context, RewardConfig(), 1.0, backbone, ExecJudge()), setup, backbone
+    return Rollout(tasks, contexts, context, RewardConfig(), 1.0, wrap(backbone), ExecJudge()), setup, backbone

@@ -10,6 +10,7 @@ from gymnasium.utils.env_checker import check_env
 from promptrl_plugin.config import RewardConfig
 from promptrl_plugin.env.prompt_env import PromptEnv
 from promptrl_plugin.env.vector_env import VectorPromptEnv
+from promptrl_plugin.errors import UnknownNameError
 from promptrl_plugin.records import Feedback
 
 
@@ -118,6 +119,33 @@ def test_oracle_feedback_ends_only_when_all_tests_pass():
     assert e.solved
 
 
+def test_a_sample_tells_the_prompt_after_each_action():
+    rollout, setup, _ = make_rollout(budget=6)
+    e = rollout.start(2)
+    original = e.episode.task.prompt
+    for name in ("generate", "plan_first", "revert", "nearest_examples"):
+        rollout.step([(e, action(setup, name))])
+    sample = e.episode.sample()
+    generated, planned, reverted, exemplified = sample.steps
+    assert [s.generations for s in sample.steps] == [1, 2, 2, 3]
+    assert [s.candidate for s in sample.steps] == [0, 1, None, 2]
+    assert (generated.text, generated.examples, generated.repair) == (original, (), False)
+    assert len(planned.text) > len(original)
+    assert (reverted.text, reverted.examples) == (original, ())
+    assert exemplified.examples == tuple(x.task_id for x in rollout.contexts[2].nearest_examples)
+
+
+def test_the_steps_of_an_oracle_episode_quote_no_hidden_test():
+    rollout, setup, _ = make_rollout(feedback=Feedback.ORACLE, budget=6)
+    e = rollout.start(1)
+    for name in ("generate", "reflect_repair"):
+        rollout.step([(e, action(setup, name))])
+    assert e.episode.state.repair.detail == "it is wrong"
+    steps = e.episode.sample().steps
+    assert [s.repair for s in steps] == [False, True]
+    assert "it is wrong" not in str(steps)
+
+
 def test_examples_never_show_the_task_itself():
     rollout, _, _ = make_rollout(n_tasks=6)
     for context in rollout.contexts:
@@ -190,3 +218,20 @@ def test_vector_env_resumes_exactly():
     again.set_state(state)
     for a, b in zip(expected, play(again, 6, seed=2), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_vector_env_demonstrates_a_sequence_operator_by_operator():
+    rollout, setup, _ = make_rollout()
+    env = VectorPromptEnv(rollout, setup.layout, 3, seed=0)
+    env.reset(seed=0)
+    sequence = ["reflect_repair", "generate", "sample_hot"]
+    generate, hot = action(setup, "generate"), action(setup, "sample_hot")
+    assert env.demonstration(sequence).tolist() == [generate] * 3, "there is nothing to repair yet"
+    env.step(np.array([generate, generate, action(setup, "sample_warm")]))
+    begun = [len(e.episode.steps) == 1 for e in env._episodes]
+    assert any(begun)
+    for shown, running, mask in zip(env.demonstration(sequence), begun, env.action_masks(), strict=True):
+        assert shown == (hot if running and not mask[generate] else generate)
+    assert env.demonstration([]).tolist() == [-1] * 3
+    with pytest.raises(UnknownNameError, match="sample_hot"):
+        env.demonstration(["sample_hott"])

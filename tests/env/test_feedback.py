@@ -6,7 +6,14 @@ import pytest
 from doubles import ExecJudge, train_task
 
 from promptrl_plugin.checking.base import JudgeRequest
-from promptrl_plugin.env.feedback import NoFeedback, OracleFeedback, VisibleFeedback, judge_hidden, make_checker
+from promptrl_plugin.env.feedback import (
+    NoFeedback,
+    OracleFeedback,
+    VisibleFeedback,
+    judge_hidden,
+    make_checker,
+    passes_hidden,
+)
 from promptrl_plugin.errors import JudgeError
 from promptrl_plugin.records import AssertGroup, FailureKind, Feedback, GroupVerdict, Status, Task
 from promptrl_plugin.suites.hidden import CallGroup, HiddenTests
@@ -71,3 +78,12 @@ def test_a_program_that_hangs_on_base_is_not_run_on_plus():
     failing = FixedJudge(GroupVerdict(Status.FAIL, (False,), 2, FailureKind.WRONG_VALUE))
     judge_hidden(failing, [(task, HiddenTests(base, plus, ""), "x = 1")])
     assert failing.groups == [base, plus]
+
+
+def test_whether_a_program_passes_is_asked_fail_fast():
+    task = train_task(3)
+    right, wrong = "def f3(x):\n    return x + 3\n", VISIBLE_ONLY
+    assert passes_hidden(ExecJudge(), [(task.task, task.hidden, p) for p in (right, wrong)]) == [True, False]
+    judge = FixedJudge(GroupVerdict(Status.ERROR, (), 2, detail="worker died"))
+    with pytest.raises(JudgeError, match="worker died"):
+        passes_hidden(judge, [(task.task, task.hidden, "x = 1")])

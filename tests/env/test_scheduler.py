@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Sequence
 from typing import Any
 
 import pytest
 
+from promptrl_plugin.backbones.base import Feed
 from promptrl_plugin.env.scheduler import Job, Scheduler
 from promptrl_plugin.errors import BudgetError
 from promptrl_plugin.records import (
@@ -100,3 +102,89 @@ def test_results_are_announced_when_a_job_ends():
     jobs = [Job(task("a"), worker("a", 2), 2), Job(task("b"), worker("b", 1), 1)]
     Scheduler(Recorder(), checker).run(jobs, lambda i, _job: order.append(i))
     assert order == [1, 0]
+
+
+class Streaming(Recorder):
+    """Generates one request at a time, the newest first, and notes in which order it did."""
+
+    streaming = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.served: list[str] = []
+
+    def serve(self, feed: Feed) -> None:
+        waiting: list[tuple[int, GenerationRequest]] = []
+        while True:
+            taken = feed.take(wait=not waiting)
+            if not taken and not waiting:
+                return
+            waiting += taken
+            ticket, request = waiting.pop()
+            self.served.append(request.prompt.plain)
+            feed.deliver(ticket, Completion(request.prompt.plain, 3, 5, "stop"))
+
+
+def test_a_streaming_backbone_gets_the_next_request_of_a_job_while_others_wait():
+    def talker(name: str) -> Generator[Any, Any, list[str]]:
+        texts = []
+        for i in range(3):
+            (completion,) = yield ask(f"{name}{i}")
+            texts.append(completion.text)
+        return texts
+
+    backbone = Streaming()
+    results = Scheduler(backbone, checker).run([Job(task(n), talker(n), 3) for n in "ab"])
+    assert backbone.served == ["b0", "b1", "b2", "a0", "a1", "a2"]
+    assert results == [["a0", "a1", "a2"], ["b0", "b1", "b2"]]
+    assert backbone.calls == []
+
+
+def test_streaming_and_waves_give_the_same_results_and_counts():
+    outcomes = []
+    for backbone in (Recorder(), Streaming()):
+        jobs = [Job(task(f"t{i}"), worker(f"t{i}", 1 + i % 3), budget=3) for i in range(7)]
+        results = Scheduler(backbone, checker).run(jobs)
+        outcomes.append((results, [j.usage for j in jobs]))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_programs_are_judged_while_the_backbone_writes_others():
+    """The checker waits until the backbone has written its second completion; it would wait in vain otherwise."""
+    written = threading.Event()
+
+    class Slow(Recorder):
+        def generate(self, requests: Sequence[GenerationRequest], on_progress: Any = None) -> list[Completion]:
+            out = [Completion(r.prompt.plain, 1, 1, "stop") for r in requests]
+            on_progress(0, out[0])
+            written.set()
+            for i, completion in enumerate(out[1:], start=1):
+                on_progress(i, completion)
+            return out
+
+    def patient(programs: Sequence[tuple[Task, str]]) -> list[GroupVerdict | None]:
+        assert written.wait(10), "judged only after the whole batch was written"
+        return checker(programs)
+
+    scheduler = Scheduler(Slow(), patient)
+    scheduler.run([Job(task(n), worker(n, 1), 1) for n in "ab"])
+    assert 0 < scheduler.seconds.judging <= scheduler.seconds.total
+
+
+def test_a_job_may_begin_with_a_check():
+    def checking() -> Generator[Any, Any, str]:
+        (verdict,) = yield Check(("p",))
+        (completion,) = yield ask("x")
+        return f"{verdict.detail} {completion.text}"
+
+    for backbone in (Recorder(), Streaming()):
+        assert Scheduler(backbone, checker).run([Job(task("a"), checking(), 1)]) == ["a:p x"]
+
+
+def test_an_error_of_the_judge_ends_the_run():
+    def broken(programs: Sequence[tuple[Task, str]]) -> list[GroupVerdict | None]:
+        raise RuntimeError("the judge is gone")
+
+    for backbone in (Recorder(), Streaming()):
+        with pytest.raises(RuntimeError, match="the judge is gone"):
+            Scheduler(backbone, broken).run([Job(task("a"), worker("a", 2), 2)])

@@ -90,3 +90,9 @@ def test_oracle_feedback_is_refused(recorder: Recorder, tmp_path: Path) -> None:
             TerminalListener(),
         )
     assert not recorder.trained
+
+
+@pytest.mark.parametrize(("strategy", "learner"), [("promptrl", "ppo"), ("linucb", "linucb"), ("gepa", "gepa")])
+def test_a_fold_trains_what_the_strategy_learns(strategy: str, learner: str):
+    options = SolveOptions(StrategyOptions.parse({"strategy": strategy, "split": "crossfit:3"}))
+    assert crossfit._train_config(options).learner == learner

@@ -151,3 +151,29 @@ def test_a_user_folder_wins_over_ours(tmp_path: Path) -> None:
         paths.append(Path(entry["yaml_path"] if isinstance(entry, dict) else entry.yaml_path))
     assert paths[0].parent.name in ("tasks", "_tasks")
     assert paths[1] == own
+
+
+@pytest.mark.usefixtures("three_tasks")
+def test_every_trained_strategy_has_its_task_and_refuses_another_learners_policy() -> None:
+    from promptrl_plugin.strategies.registry import shipped_policies
+
+    of_ppo = str(shipped_policies()[0])
+    lm = doubles.rule_lm(doubles.answers(doubles.program))
+    with pytest.raises(BundleError, match=r"of learner ppo, for strategy promptrl, not best-fixed.*--metadata"):
+        evaluate(lm, "mbpp_plus_best_fixed", metadata={"policy": of_ppo})
+
+
+def test_an_alias_of_ours_stands_for_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from promptrl_plugin.backbones import models
+    from promptrl_plugin.config import DEFAULT_BACKBONE
+    from promptrl_plugin.harnesses.lm_eval import _located
+
+    folder = tmp_path / "pulled"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    monkeypatch.setattr(models, "resolve", lambda name: folder)
+    assert _located(f"pretrained={DEFAULT_BACKBONE},dtype=float32") == {
+        "pretrained": str(folder),
+        "dtype": "float32",
+    }
+    assert _located({"pretrained": "someone/a-model"}) == {"pretrained": "someone/a-model"}

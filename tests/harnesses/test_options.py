@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from promptrl_plugin.config import DEFAULT_BUDGET
+from promptrl_plugin.config import DEFAULT_BUDGET, EnvConfig
 from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.harnesses.evalplus import concerns_us, parse_flags
 from promptrl_plugin.harnesses.options import Split, StrategyOptions, unknown_flag
@@ -25,6 +25,7 @@ def test_defaults() -> None:
         ({"budget": "many"}, "--budget must be a whole number"),
         ({"budget": True}, "--budget must be a whole number"),
         ({"feedback": "hidden"}, "none, visible or oracle"),
+        ({"selector": "vote"}, "first, agreement, or agreement:K"),
         ({"split": "crossfit:1"}, "crossfit:K"),
         ({"split": "holdout:5"}, "crossfit:K"),
         ({"split": "crossfit:5", "policy": "p"}, "leave out --policy"),
@@ -38,10 +39,24 @@ def test_values_that_cannot_work(given: dict[str, object], part: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("strategy", ["promptrl", "linucb", "best-fixed", "gepa"])
+def test_what_is_trained_takes_a_policy_or_a_split(strategy: str) -> None:
+    assert StrategyOptions.parse({"strategy": strategy, "policy": "runs/b"}).policy == Path("runs/b")
+    assert StrategyOptions.parse({"strategy": strategy, "split": "crossfit:3"}).split == Split(3)
+
+
 def test_direct_is_one_configuration_whatever_else_is_asked_for() -> None:
     one = StrategyOptions.parse({"strategy": "direct"})
-    assert one == StrategyOptions.parse({"strategy": "direct", "budget": 9, "seed": 4, "feedback": "oracle"})
+    assert one == StrategyOptions.parse(
+        {"strategy": "direct", "budget": 9, "seed": 4, "feedback": "oracle", "selector": "agreement"}
+    )
     assert (one.budget, one.feedback, one.seed) == (1, Feedback.NONE, 0)
+
+
+def test_the_selector_reaches_the_settings_of_an_episode() -> None:
+    given = StrategyOptions.parse({"strategy": "best-of-k", "selector": "agreement:3", "budget": 4})
+    assert given.env() == EnvConfig(budget=4, selector="agreement:3")
+    assert StrategyOptions.parse({"strategy": "best-of-k"}).env() == EnvConfig()
 
 
 def test_split() -> None:

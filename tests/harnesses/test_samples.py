@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from promptrl_plugin.errors import SamplesError
+from promptrl_plugin.env.selection import Selector
+from promptrl_plugin.errors import SamplesError, UserError
 from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions, Split, StrategyOptions
 from promptrl_plugin.harnesses.samples import SampleFiles, samples_path
-from promptrl_plugin.records import Feedback, OptimizedPrompt, Sample, Status
+from promptrl_plugin.records import Candidate, FailureKind, Feedback, OptimizedPrompt, Sample, Status, Step
 
 OPTIONS = SolveOptions(StrategyOptions("promptrl"), BackboneOptions("./org/model", "hf"), root=Path("out"))
 
@@ -19,7 +20,11 @@ def name(options: SolveOptions = OPTIONS, **identity: object) -> str:
 
 
 def sample(task_id: str) -> Sample:
-    return Sample(task_id, "clean", "raw", 3, 20, 10, Status.PASS, OptimizedPrompt("do it", ("plan",)))
+    prompt = OptimizedPrompt("do it", ("plan",))
+    candidates = (Candidate("wrong", 1, 0.5, FailureKind.NAME), Candidate("clean", 3, 1.0, None, "ab12"))
+    steps = (Step(1, "do", candidate=0), Step(3, "do it", ("T/1",), True, 1))
+    actions = ("generate", "plan_first")
+    return Sample(task_id, "clean", "raw", 3, 20, 10, Status.PASS, prompt, actions, candidates, steps)
 
 
 def test_name_begins_as_evalplus_names_it() -> None:
@@ -36,11 +41,20 @@ def test_every_part_of_a_configuration_has_its_own_name() -> None:
         {"feedback": Feedback.ORACLE},
         {"seed": 1},
         {"split": Split(5)},
+        {"selector": Selector.parse("agreement")},
+        {"selector": Selector.parse("agreement:3")},
     ]
     variants = [dataclasses.replace(OPTIONS, strategy=dataclasses.replace(OPTIONS.strategy, **c)) for c in changes]
     names = [name(), *map(name, variants), name(policy="abc"), name(backbone="m@1"), name(suite=["mbpp", "v2"])]
     assert len(set(names)) == len(names)
     assert "oracle" in name(variants[2])  # the mark that such results carry everywhere
+    assert [f"_visible_{s}_s0_" in n for s, n in zip(("agreement", "agreement3"), names[6:8], strict=True)] == [
+        True
+    ] * 2
+
+
+def test_names_under_the_first_rule_are_those_of_before_there_was_another() -> None:
+    assert name(policy="abc") == "org--model_hf_temp_0.0_promptrl_b6_visible_s0_cae3e010.jsonl"
 
 
 def test_writes_evalplus_files_and_a_trace(tmp_path: Path) -> None:
@@ -58,6 +72,15 @@ def test_writes_evalplus_files_and_a_trace(tmp_path: Path) -> None:
             "visible_status": "pass",
             "operators": ["plan"],
             "prompt": "do it",
+            "actions": ["generate", "plan_first"],
+            "candidates": [
+                {"generations": 1, "visible": 0.5, "failure": "name", "solution": "wrong"},
+                {"generations": 3, "visible": 1.0, "failure": None, "outcomes": "ab12", "solution": "clean"},
+            ],
+            "steps": [
+                {"generations": 1, "text": "do", "examples": [], "repair": False, "candidate": 0},
+                {"generations": 3, "text": "do it", "examples": ["T/1"], "repair": True, "candidate": 1},
+            ],
         }
     ]
 
@@ -72,6 +95,27 @@ def test_goes_on_after_a_kill_in_mid_write(tmp_path: Path) -> None:
         assert files.done == {"A/1"}
         files.append(sample("A/2"))
     assert [json.loads(line)["task_id"] for line in path.read_text().splitlines()] == ["A/1", "A/2"]
+
+
+def test_what_a_kill_left_between_the_files_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    with SampleFiles(path, ["A/1", "A/2"]) as files:
+        files.append(sample("A/1"))
+        files.append(sample("A/2"))
+    path.write_text(path.read_text().splitlines(keepends=True)[0])  # killed before the last of the three lines
+    with SampleFiles(path, ["A/1", "A/2"]) as files:
+        files.append(sample("A/2"))
+    for file in tmp_path.iterdir():
+        assert [json.loads(line)["task_id"] for line in file.read_text().splitlines()] == ["A/1", "A/2"], file.name
+
+
+def test_a_second_run_on_the_same_file_is_refused(tmp_path: Path) -> None:
+    with SampleFiles(tmp_path / "x.jsonl", ["A/1"]) as files:
+        with pytest.raises(UserError, match="another process is writing"):
+            SampleFiles(tmp_path / "x.jsonl", ["A/1"])
+        files.append(sample("A/1"))
+    with SampleFiles(tmp_path / "x.jsonl", ["A/1"]) as files:
+        assert files.done == {"A/1"}
 
 
 def test_old_verdicts_are_set_aside_once_samples_change(tmp_path: Path) -> None:

@@ -127,6 +127,7 @@ def view(task: Task, state: PromptState | None = None, **changes: Any) -> Episod
         chat=True,
         fixed_examples=EXAMPLES[:3],
         nearest_examples=EXAMPLES[1:],
+        other_examples=(EXAMPLES[:1], EXAMPLES[1:2]),
         tried=frozenset(),
         rewriter_chat=True,
     )

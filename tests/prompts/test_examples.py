@@ -43,28 +43,32 @@ def test_unusable_references_stay_out() -> None:
     tasks = [train_task("a", "x", "def other(x): return 1"), train_task("b", "x", "def b(:"), train_task("c", "x", "")]
     assert len(ExampleLibrary.from_train_tasks(tasks, embed)) == 0
     empty = ExampleLibrary.from_train_tasks([], embed)
-    assert empty.fixed(3) == ()
+    assert empty.fixed_sets(3, 2) == [(), ()]
     assert empty.nearest(np.ones(8, dtype=np.float32), 3) == ()
 
 
 def test_fixed_examples_are_deterministic_short_and_exclude() -> None:
-    shown = library().fixed(3)
-    assert len({e.task_id for e in shown}) == 3
-    assert library().fixed(3) == shown
+    shown, other = library().fixed_sets(2, 2)
+    assert len({e.task_id for e in (*shown, *other)}) == 4
+    assert library().fixed_sets(2, 2) == [shown, other]
     first = make_task(shown[0].prompt, "g", "mbpp")
-    fewer = library().fixed(3, exclude_hashes=frozenset({first.content_hash}))
-    assert shown[0] not in fewer
-    assert len(fewer) == 3
-    assert fewer[:2] == shown[1:]
-    assert shown[1] not in library().fixed(3, exclude_ids=frozenset({shown[1].task_id}))
-    assert len(library(2).fixed(3)) == 2
+    changed, same = library().fixed_sets(2, 2, exclude_hashes=frozenset({first.content_hash}))
+    assert same == other, "a set that holds no excluded task stays as it is for every task"
+    assert changed[1] == shown[1]
+    assert changed[0] not in (*shown, *other)
+    assert len(changed) == 2
+    by_id, _ = library().fixed_sets(2, 2, exclude_ids=frozenset({shown[1].task_id}))
+    assert shown[1] not in by_id
+    assert [len(s) for s in library(2).fixed_sets(3, 2)] == [2, 0]
 
 
 def test_long_examples_are_not_fixed_ones() -> None:
     tasks = [train_task(f"g{i}", f"do thing {i}", f"def g{i}(x):\n    return {i}") for i in range(6)]
     body = "\n".join(f"    x = x + {i}" for i in range(200))
     tasks.insert(0, train_task("long", "do it at length", f"def long(x):\n{body}\n    return x"))
-    assert all(e.task_id != "Train/long" for e in ExampleLibrary.from_train_tasks(tasks, embed).fixed(3))
+    shown = ExampleLibrary.from_train_tasks(tasks, embed).fixed_sets(3, 1)
+    assert len(shown[0]) == 3
+    assert all(e.task_id != "Train/long" for e in shown[0])
 
 
 def test_nearest_examples_stand_next_to_the_task() -> None:

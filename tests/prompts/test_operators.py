@@ -243,6 +243,16 @@ def test_examples_replace_each_other() -> None:
     assert not fixed.available(view(task, fixed_examples=()))
 
 
+def test_other_examples_are_others_at_every_use() -> None:
+    task, other = mbpp_task(), find_operator("other_examples")
+    first, _ = apply(other, view(task))
+    assert first.examples == EXAMPLES[:1]
+    tried = frozenset({f"{first.key}:greedy"})
+    second, _ = apply(other, view(task, tried=tried))
+    assert second.examples == EXAMPLES[1:2]
+    assert not other.available(view(task, tried=tried | {f"{second.key}:greedy"}))
+
+
 def test_repair_only_after_a_visible_failure() -> None:
     task, repair = mbpp_task(), find_operator("reflect_repair")
     first = PromptState.initial(task)
@@ -279,10 +289,10 @@ def test_direct_operators() -> None:
 
 def test_default_table_has_every_kind() -> None:
     table = ActionTable.default()
-    assert table.n == len(table.names) == 23
-    assert [a.index for a in table.actions] == list(range(23))
+    assert table.n == len(table.names) == 24
+    assert [a.index for a in table.actions] == list(range(24))
     assert {a.operator.kind for a in table.actions} == {"direct", "lexical", "semantic"}
-    assert ActionTable.default(("semantic",)).n == 13
+    assert {a.operator.kind for a in ActionTable.default(("semantic",)).actions if a.operator.generates} == {"semantic"}
     assert ActionTable.of(table.names) == table
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def test_more_keys_than_one_select_takes(cache: Cache) -> None:
     items = {key(i): completion(str(i)) for i in range(1300)}
     cache.put_completions(items)
     assert cache.get_completions(items) == items
-    assert cache.counts() == {"completions": 1300, "verdicts": 0, "embeddings": 0}
+    assert cache.counts() == {"completions": 1300, "verdicts": 0, "outcomes": 0, "embeddings": 0}
 
 
 def test_first_writer_wins(cache: Cache) -> None:
@@ -215,7 +216,7 @@ def test_full_disk_loses_nothing_stored_before(cache: Cache) -> None:
     with pytest.raises(CacheError, match=r"full.*free some space"):
         cache.put_embeddings({key(i): os.urandom(4096) for i in range(50)})
     cache.close()
-    assert cache.counts() == {"completions": 1, "verdicts": 0, "embeddings": 0}
+    assert cache.counts() == {"completions": 1, "verdicts": 0, "outcomes": 0, "embeddings": 0}
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
@@ -229,3 +230,16 @@ def test_a_read_only_folder(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(CacheError, match="PROMPTRL_CACHE to a writable folder"):
         Cache(tmp_path / "cache.sqlite")
+
+
+def test_a_file_from_before_there_were_outcomes_gets_their_table(tmp_path: Path) -> None:
+    path = tmp_path / "c.sqlite"
+    with Cache(path) as cache:
+        cache.put_embeddings({key(1): b"kept"})
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DROP TABLE outcomes")
+    with Cache(path) as cache:
+        cache.put_outcomes({key(1): ("=1", "timeout")})
+        cache.put_outcomes({key(1): ("another",)})
+        assert cache.get_outcomes([key(1), key(2)]) == {key(1): ("=1", "timeout")}
+        assert cache.get_embeddings([key(1)]) == {key(1): b"kept"}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 import stat
@@ -82,6 +83,16 @@ def test_atomic_write_has_the_usual_permissions(tmp_path: Path) -> None:
     (tmp_path / "usual").touch()
     write_atomic(tmp_path / "f", "x")
     assert stat.S_IMODE((tmp_path / "f").stat().st_mode) == stat.S_IMODE((tmp_path / "usual").stat().st_mode)
+
+
+def test_atomic_write_removes_what_killed_writers_left_and_nothing_of_living_ones(tmp_path: Path) -> None:
+    left, living, other = (tmp_path / f".{name}.{i:032x}" for i, name in enumerate(("f", "f", "g")))
+    for path in (left, living, other):
+        path.write_text("half")
+    with living.open("rb") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        write_atomic(tmp_path / "f", "new")
+    assert {p.name for p in tmp_path.iterdir()} == {"f", living.name, other.name}
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

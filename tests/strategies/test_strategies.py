@@ -12,7 +12,9 @@ from promptrl_plugin.prompts.state import PromptState
 from promptrl_plugin.prompts.template import render
 from promptrl_plugin.records import (
     AssertGroup,
+    Candidate,
     Decoding,
+    FailureKind,
     Feedback,
     Generate,
     GenerationRequest,
@@ -42,7 +44,9 @@ TASK = Task(
 def visible(programs: Sequence[tuple[Task, str]]) -> list[GroupVerdict | None]:
     """Passes programs that add one."""
     return [
-        GroupVerdict(Status.PASS, (True,), 1) if "x + 1" in p else GroupVerdict(Status.FAIL, (False,), 1)
+        GroupVerdict(Status.PASS, (True,), 1)
+        if "x + 1" in p
+        else GroupVerdict(Status.FAIL, (False,), 1, FailureKind.WRONG_VALUE)
         for _, p in programs
     ]
 
@@ -116,6 +120,8 @@ def test_samples_are_announced_with_what_they_cost():
     assert [(s.task_id, s.generations) for s in seen] == [("Test/1", 2)]
     assert seen[0].prompt_tokens > 0
     assert seen[0].completion_tokens > 0
+    wrong = Candidate(WRONG.strip(), 1, 0.0, FailureKind.WRONG_VALUE)
+    assert seen[0].candidates == (wrong, Candidate(RIGHT.strip(), 2, 1.0))
 
 
 def test_unknown_strategies_are_refused_with_near_names():

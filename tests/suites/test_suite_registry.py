@@ -37,7 +37,8 @@ def foreign(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_names_that_users_are_promised() -> None:
-    assert set(SUITES) == {"mbpp", "mbpp500", "humaneval", "mbpp-train", "starter", "starter-train", "starter-test"}
+    starter = {"starter", "starter-train", "starter-test", "examples"}
+    assert set(SUITES) == {"mbpp", "mbpp500", "humaneval", "mbpp-train", *starter}
 
 
 def test_a_name_that_is_near_is_suggested() -> None:
@@ -45,8 +46,10 @@ def test_a_name_that_is_near_is_suggested() -> None:
         load_suite("humanevall")
 
 
-@pytest.mark.parametrize(("name", "count"), [("starter", 80), ("starter-train", 50), ("starter-test", 30)])
-def test_starter_needs_no_download(name: str, count: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "count"), [("starter", 80), ("starter-train", 50), ("starter-test", 30), ("examples", 50)]
+)
+def test_shipped_suites_need_no_download(name: str, count: int) -> None:
     suite = load_suite(name)
     assert isinstance(suite, Suite)
     assert suite.name == name

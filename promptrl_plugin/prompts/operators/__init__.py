@@ -6,11 +6,11 @@
 | `sample_warm`, `sample_hot` | direct | another draw from the current prompt | 1 | sampled | best-of-k |
 | `revert` | direct | back to the prompt of the best attempt | 0 | – | – |
 | `stop` | direct | submit the best attempt | 0 | – | – |
-| `synonym_light`, `synonym_strong` | lexical | WordNet synonyms for some words | 1 | greedy | EPiC, arXiv 2408.11198 |
-| `deletion_light`, `deletion_strong` | lexical | leave out fillers and function words | 1 | greedy | EDA, arXiv 1901.11196 |
-| `swap_light`, `swap_strong` | lexical | exchange neighbouring words | 1 | greedy | EDA, arXiv 1901.11196 |
-| `shuffle_light`, `shuffle_strong` | lexical | reorder sentences and notes | 1 | greedy | AEDA/EDA family |
-| `crossover_light`, `crossover_strong` | lexical | cross with another prompt of the episode | 1 | greedy | EvoPrompt, arXiv 2309.08532 |
+| `synonym_light`, `synonym_strong` | lexical | WordNet synonyms for some words | 1 | hot | EPiC, arXiv 2408.11198 |
+| `deletion_light`, `deletion_strong` | lexical | leave out fillers and function words | 1 | hot | EDA, arXiv 1901.11196 |
+| `swap_light`, `swap_strong` | lexical | exchange neighbouring words | 1 | hot | EDA, arXiv 1901.11196 |
+| `shuffle_light`, `shuffle_strong` | lexical | reorder sentences and notes | 1 | hot | AEDA/EDA family |
+| `crossover_light`, `crossover_strong` | lexical | cross with another prompt of the episode | 1 | hot | EvoPrompt, arXiv 2309.08532 |
 | `clarify` | semantic | the rewriter restates the task in one sentence that names the function | 2 | greedy | arXiv 2605.19102 |
 | `simplify` | semantic | the rewriter puts the task in plain words | 2 | greedy | arXiv 2605.19102 |
 | `plan_first` | semantic | note: steps as comments, then code | 1 | greedy | self-planning, arXiv 2303.06689 |
@@ -18,7 +18,8 @@
 | `contract` | semantic | note: arguments and result, from signature and visible tests | 1 | greedy | – |
 | `fixed_examples` | semantic | show three fixed solved train tasks | 1 | greedy | few-shot prompting, arXiv 2005.14165 |
 | `nearest_examples` | semantic | show the three nearest solved train tasks | 1 | greedy | kNN prompting, arXiv 2101.06804 |
-| `reflect_repair` | semantic | show the failed program and the visible test's outcome, ask for a right one | 1 | warm | self-repair, arXiv 2304.05128 |
+| `other_examples` | semantic | show three further fixed examples, at every use others | 1 | greedy | demonstration ensembling, arXiv 2308.08780 |
+| `reflect_repair` | semantic | show the failed program and the visible test's outcome, ask for a right one | 1 | hot | self-repair, arXiv 2304.05128 |
 
 None of them touches code, asserts, identifiers, numbers or quoted text of the task (`task_text`). Further
 operators come from the entry-point group ``promptrl.operators``: each entry point is an `Operator`

@@ -30,6 +30,8 @@ class Attempt:
         raw_program: Source before sanitizing.
         verdict: Outcome of the tests that feedback shows; None where it shows none.
         decoding: How it was decoded.
+        outcomes: What the program did on generated inputs (see `records.Execute`); None where that was not
+            asked, or counts already for an earlier attempt.
     """
 
     state: PromptState
@@ -37,6 +39,7 @@ class Attempt:
     raw_program: str
     verdict: GroupVerdict | None
     decoding: Decoding
+    outcomes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class EpisodeView:
         chat: Whether the backbone takes the chat form.
         fixed_examples: The solved train tasks that are shown for every task.
         nearest_examples: The solved train tasks nearest to this one.
+        other_examples: Further sets of examples, the same for every task.
         tried: Deterministic generations made so far, each ``f"{state.key}:{decoding}"``.
         rewriter_chat: Whether the rewriter takes the chat form.
     """
@@ -68,6 +72,7 @@ class EpisodeView:
     chat: bool
     fixed_examples: tuple[Example, ...]
     nearest_examples: tuple[Example, ...]
+    other_examples: tuple[tuple[Example, ...], ...]
     tried: frozenset[str]
     rewriter_chat: bool
 

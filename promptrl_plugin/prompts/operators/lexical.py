@@ -2,7 +2,8 @@
 
 Sources: synonyms as in EPiC (arXiv 2408.11198, there p = 0.25 a word); deletion and swap as in EDA
 (arXiv 1901.11196); crossover of prompts as in EvoPrompt (arXiv 2309.08532). Each comes *light* and
-*strong*; its numbers are part of its definition and of the action table's version.
+*strong*; its numbers are part of its definition and of the action table's version. The program is sampled:
+decoded greedily, a small model hardly ever changes its program for such an edit (benchmarks/RESEARCH.md).
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Reword:
     version: int = 1
     generations: int = 1
     generates: bool = True
-    decoding: str = "greedy"
+    decoding: str = "hot"
 
     def available(self, view: EpisodeView) -> bool:
         names = _names(view)
@@ -89,7 +90,7 @@ class Shuffle:
     version: int = 1
     generations: int = 1
     generates: bool = True
-    decoding: str = "greedy"
+    decoding: str = "hot"
 
     def available(self, view: EpisodeView) -> bool:
         return len(view.state.notes) > 1 or any(len(edits.sentences(p)[0]) > 1 for p in view.state.prose)
@@ -124,7 +125,7 @@ class Crossover:
     version: int = 1
     generations: int = 1
     generates: bool = True
-    decoding: str = "greedy"
+    decoding: str = "hot"
 
     def available(self, view: EpisodeView) -> bool:
         return bool(_partners(view))

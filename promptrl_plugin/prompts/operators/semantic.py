@@ -6,7 +6,7 @@ Each docstring names its source; `promptrl_plugin.prompts.operators` has the tab
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,8 +48,9 @@ def operators() -> tuple[Operator, ...]:
         AddNote("plan_first", lambda task: _PLAN_FIRST),
         AddNote("edge_cases", edge_case_note),
         AddNote("contract", contract_note),
-        ShowExamples("fixed_examples", lambda view: view.fixed_examples),
-        ShowExamples("nearest_examples", lambda view: view.nearest_examples),
+        ShowExamples("fixed_examples", lambda view: (view.fixed_examples,)),
+        ShowExamples("nearest_examples", lambda view: (view.nearest_examples,)),
+        ShowExamples("other_examples", lambda view: view.other_examples),
         ReflectRepair(),
     )
 
@@ -126,11 +127,17 @@ class ShowExamples:
     """Show solved train tasks before the task, in place of those shown so far.
 
     *Fixed* examples are few-shot prompting (arXiv 2005.14165), *nearest* ones in-context retrieval
-    (arXiv 2101.06804). The nearest stands last, next to the task.
+    (arXiv 2101.06804); the nearest stands last, next to the task. *Other* ones are further fixed examples,
+    at every use others: prompts with different demonstrations fail on different tasks (demonstration
+    ensembling, arXiv 2308.08780), and as they are the same for every task, their greedy programs are cached
+    and the backbone computes each set once.
+
+    Attributes:
+        choices: The sets of examples; the first that has not been tried with this prompt is shown.
     """
 
     name: str
-    examples: Callable[[EpisodeView], tuple[Example, ...]]
+    choices: Callable[[EpisodeView], Sequence[tuple[Example, ...]]]
     kind: str = "semantic"
     version: int = 1
     generations: int = 1
@@ -138,21 +145,21 @@ class ShowExamples:
     decoding: str = "greedy"
 
     def available(self, view: EpisodeView) -> bool:
-        examples = self.examples(view)
-        return bool(examples) and examples != view.state.examples and not greedy_tried(view, self._shown(view))
+        return self._shown(view) is not None
 
     def edit(self, view: EpisodeView, rng: np.random.Generator, decoding_of: DecodingOf) -> Edit:
-        return _immediately(self._shown(view))
+        return _immediately(self._shown(view) or view.state)
 
-    def _shown(self, view: EpisodeView) -> PromptState:
-        return edited(view, self.name, examples=self.examples(view))
+    def _shown(self, view: EpisodeView) -> PromptState | None:
+        states = (edited(view, self.name, examples=e) for e in self.choices(view) if e and e != view.state.examples)
+        return next((state for state in states if not greedy_tried(view, state)), None)
 
 
 @dataclass(frozen=True, slots=True)
 class ReflectRepair:
     """Show the failed program with the visible test's outcome and ask for a right one (arXiv 2304.05128).
 
-    Sampled at low temperature: greedily, small models hand the failed program back (METHOD_FACTS: 45 of
+    Sampled: greedily, small models hand the failed program back (METHOD_FACTS: 45 of
     47). Masked without a verdict, after a pass, and when the last repair changed nothing.
     """
 
@@ -161,7 +168,7 @@ class ReflectRepair:
     version: int = 1
     generations: int = 1
     generates: bool = True
-    decoding: str = "warm"
+    decoding: str = "hot"
 
     def available(self, view: EpisodeView) -> bool:
         attempt = _failed(view)

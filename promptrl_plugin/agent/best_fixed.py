@@ -1,0 +1,188 @@
+"""The best fixed sequence of operators on the train tasks, found greedily, position by position.
+
+At each position every operator that generates is tried after the sequence so far, on train tasks that the
+sequence leaves unfinished; the one after which most submissions are right joins it. (*Stop* is what the end of
+the sequence does, *revert* makes no program of its own.) The train generations left are shared equally between
+the positions left, and within a position by sequential halving (Karnin, Koren and Somekh 2013, "Almost optimal
+exploration in multi-armed bandits"): all operators are tried on a few tasks, the better half on more, and so on,
+always on the same tasks and with what was seen before kept, until one is left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from promptrl_plugin.agent.parts import TrainingParts
+from promptrl_plugin.agent.progress import Act, MetricsLog, Quota, TrainListener, TrainResult, evaluate_policy, finish
+from promptrl_plugin.env.rollout import RewardedEpisode, Rollout
+from promptrl_plugin.env.selection import passed
+from promptrl_plugin.prompts.action_space import Action, ActionTable
+from promptrl_plugin.storage.runs import RunFolder, write_json
+
+__all__ = ["TRIALS", "Search", "follow", "train_best_fixed"]
+
+TRIALS = "trials.json"  #: of a run folder: how every operator did at every position, see `Search.trials`
+
+
+def follow(table: ActionTable, sequence: Sequence[str]) -> Act:
+    """Act by a fixed sequence of operators in one episode; what cannot be applied at its turn is left out.
+
+    After its end the best attempt is submitted; where nothing could be applied, there is none yet, and the
+    first operator that can generate makes one.
+    """
+    ahead = iter([table.names.index(name) for name in sequence])
+    stop = table.names.index("stop")
+
+    def act(_observation: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]) -> int:
+        for action in ahead:
+            if mask[action]:
+                return action
+        return stop if mask[stop] else int(np.flatnonzero(mask)[0])
+
+    return act
+
+
+@dataclass(slots=True)
+class Search:
+    """The search at one moment.
+
+    Attributes:
+        rollout: Steps the episodes.
+        order: Positions of the train tasks, in the order in which they are used.
+        sequence: The operators found so far.
+        steps: Operators applied so far, in all episodes.
+        trials: Of each position, by operator, the one that joined and then the longest tried first: on how many
+            unfinished tasks it was tried, on how many of them there was a program after it that passes what it
+            may see, and on how many what would be submitted was right.
+    """
+
+    rollout: Rollout
+    order: Sequence[int]
+    sequence: list[Action] = field(default_factory=list)
+    steps: int = 0
+    trials: list[dict[str, dict[str, int]]] = field(default_factory=list)
+    _episodes: list[RewardedEpisode] = field(default_factory=list)  # on the first tasks, after the sequence
+
+    def candidates(self) -> list[Action]:
+        """Operators that may come next: they generate, and the budget of an episode has room for them."""
+        context = self.rollout.context
+        left = context.env.budget - sum(a.operator.generations for a in self.sequence)
+        return [a for a in context.table.actions if a.operator.generates and a.operator.generations <= left]
+
+    def extend(self, generations: int, spent: Callable[[], bool]) -> Action | None:
+        """Find the next operator with about so many train generations; None where no task needs one.
+
+        Args:
+            generations: To be shared by all trials.
+            spent: Called after each round; True ends the trials.
+        """
+        arms = self.candidates()
+        trials: dict[int, list[RewardedEpisode]] = {a.index: [] for a in arms}
+        rounds, n = max(1, math.ceil(math.log2(len(arms)))), 0
+        while True:
+            n += max(1, generations // rounds // sum(a.operator.generations for a in arms))
+            unfinished = self._unfinished(n)
+            if not unfinished:
+                return None
+            self._try(arms, trials, unfinished)
+            arms = sorted(arms, key=lambda a: _score(trials[a.index]), reverse=True)[: math.ceil(len(arms) / 2)]
+            if spent() or len(arms) == 1:
+                break
+        names = self.rollout.context.table.names
+        tried = sorted(trials, key=lambda i: (i == arms[0].index, len(trials[i]), _score(trials[i])), reverse=True)
+        self.trials.append({names[i]: _figures(trials[i]) for i in tried})
+        self._join(arms[0], trials[arms[0].index])
+        return arms[0]
+
+    def solved(self) -> float:
+        """Share of the tasks used so far whose submission is right after the sequence."""
+        return sum(map(_right, self._episodes)) / len(self._episodes)
+
+    def _try(
+        self, arms: Sequence[Action], trials: dict[int, list[RewardedEpisode]], unfinished: Sequence[RewardedEpisode]
+    ) -> None:
+        """Bring the trials of each arm to all of `unfinished`, in one batch."""
+        moves: list[tuple[RewardedEpisode, int]] = []
+        for arm in arms:
+            fresh = [_fork(e) for e in unfinished[len(trials[arm.index]) :]]
+            trials[arm.index] += fresh
+            moves += [(e, arm.index) for e in fresh]
+        self._step(moves)
+
+    def _unfinished(self, n: int) -> list[RewardedEpisode]:
+        """The first `n` episodes that the sequence leaves unfinished; fewer where the tasks run out."""
+        while len(found := [e for e in self._episodes if not e.episode.done]) < n:
+            start = len(self._episodes)
+            more = [self.rollout.start(i) for i in self.order[start : start + n - len(found)]]
+            if not more:
+                break
+            for action in self.sequence:
+                self._step([(e, action.index) for e in more])
+            self._episodes += more
+        return found[:n]
+
+    def _join(self, action: Action, tried: Sequence[RewardedEpisode]) -> None:
+        """Make `action` the end of the sequence; the episodes that tried it go on from there."""
+        after = {e.index: e for e in tried}
+        self._step([(e, action.index) for e in self._episodes if e.index not in after])
+        self._episodes = [after.get(e.index, e) for e in self._episodes]
+        self.sequence.append(action)
+
+    def _step(self, moves: Sequence[tuple[RewardedEpisode, int]]) -> None:
+        """Apply each operator where it can be applied."""
+        allowed = [(e, a) for e, a in moves if not e.episode.done and e.episode.mask()[a]]
+        self.steps += len(allowed)
+        if allowed:
+            self.rollout.step(allowed)
+
+
+def train_best_fixed(parts: TrainingParts, run: RunFolder, listener: TrainListener) -> TrainResult:
+    """Search the sequence on the tasks that train PPO; the validation tasks only tell what it is worth."""
+    config, table = parts.config, parts.setup.table
+    order = np.random.default_rng(config.seed).permutation(len(parts.rollout.tasks)).tolist()
+    search, quota = Search(parts.rollout, order), Quota(parts, listener)
+    listener.stage("search", quota.limit)
+    with MetricsLog(run, 0) as log:
+        while search.candidates():
+            positions = config.env.budget - sum(a.operator.generations for a in search.sequence)
+            if search.extend(quota.left // positions, quota.spent) is None or not quota.left:
+                break
+            row = {"steps": float(search.steps), "rollout/solved": search.solved()} | parts.counters()
+            log.write(row)
+            write_json(run.path / TRIALS, search.trials)
+            listener.metrics(row)
+        names = [a.name for a in search.sequence]
+        listener.stage("validate")
+        figures = evaluate_policy(parts.validation, parts.setup.layout, lambda: follow(table, names))
+        row = {"steps": float(search.steps), "rollout/solved": search.solved()} | parts.counters()
+        row |= {f"validation/{k}": v for k, v in figures.items()}
+        log.write(row)
+        listener.metrics(row)
+    return finish(parts, run, {"sequence": names}, {}, figures["solved"], "sequence: " + ", ".join(names))
+
+
+def _score(trials: Sequence[RewardedEpisode]) -> tuple[int, float]:
+    """Right submissions, then rewards (which know of partly right programs and of costs)."""
+    return sum(map(_right, trials)), sum(e.total for e in trials)
+
+
+def _figures(trials: Sequence[RewardedEpisode]) -> dict[str, int]:
+    """See `Search.trials`."""
+    best = [e.episode.best for e in trials]
+    seen = sum(attempt is not None and passed(attempt) for attempt in best)
+    return {"tasks": len(trials), "passed": seen, "right": sum(map(_right, trials))}
+
+
+def _right(e: RewardedEpisode) -> bool:
+    """Whether what would be submitted now passes every test."""
+    best = e.episode.best
+    return best is not None and e.right[best.program]
+
+
+def _fork(e: RewardedEpisode) -> RewardedEpisode:
+    return replace(e, episode=e.episode.fork(), right=dict(e.right))

@@ -1,0 +1,192 @@
+"""GEPA (Agrawal et al. 2025, arXiv 2507.19457) through its own package: one instruction for all tasks.
+
+What it evolves is the sentence before the task, which is EvalPlus's at first. A candidate is scored by one
+greedy program a task, with the reward that PPO gets for such a step. The train tasks are what it reflects on
+(its feedback set), the validation tasks decide between candidates (its Pareto set), as they choose PPO's
+checkpoint. The reflecting LLM is the rewriter: the backbone itself unless another is named. Reflections count
+as generations; what the package calls metric calls do not matter.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from promptrl_plugin.agent.parts import TrainingParts
+from promptrl_plugin.agent.progress import MetricsLog, Quota, TrainListener, TrainResult, finish
+from promptrl_plugin.env.feedback import judge_hidden
+from promptrl_plugin.env.reward import all_pass, pass_fraction, potential, reward
+from promptrl_plugin.errors import ConfigError
+from promptrl_plugin.prompts.programs import to_program
+from promptrl_plugin.prompts.state import PromptState
+from promptrl_plugin.prompts.template import EOS, INSTRUCTION_PREFIX, render
+from promptrl_plugin.records import Decoding, GenerationRequest, GroupVerdict, Message, Prompt, Status
+from promptrl_plugin.storage.runs import RunFolder
+from promptrl_plugin.suites.hidden import TrainTask
+
+__all__ = ["Instructions", "Reflector", "train_gepa"]
+
+_COMPONENT = "instruction"
+_log = logging.getLogger("promptrl.gepa")
+
+
+class Instructions:
+    """Scores an instruction on train tasks (a ``gepa.core.adapter.GEPAAdapter``).
+
+    Attributes:
+        evaluations: (candidate, task) pairs scored so far.
+    """
+
+    propose_new_texts = None  # the package's own proposer, with its own prompt
+
+    def __init__(self, parts: TrainingParts, listener: TrainListener) -> None:
+        self._parts, self._listener = parts, listener
+        self.evaluations = 0
+
+    @property
+    def perfect(self) -> float:
+        """The score of a program that passes every test."""
+        c = self._parts.config.reward
+        return self._reward(c.w_fraction + c.w_compiles + c.w_entry_point, solved=True)
+
+    def evaluate(self, batch: Sequence[TrainTask], candidate: Mapping[str, str], capture_traces: bool = False) -> Any:
+        """Write a program for each task under the candidate's instruction and reward it; all in one batch.
+
+        Returns:
+            A ``gepa.core.adapter.EvaluationBatch``: outputs tell whether each program passes every test,
+            scores are rewards.
+
+        Raises:
+            JudgeError: A program could not be judged.
+        """
+        from gepa.core.adapter import EvaluationBatch
+
+        programs = self._programs(batch, candidate[_COMPONENT])
+        judged = judge_hidden(self._parts.judge, [(t.task, t.hidden, p) for t, p in zip(batch, programs, strict=True)])
+        scores = [self._score(*x) for x in zip(batch, programs, judged, strict=True)]
+        self.evaluations += len(batch)
+        traces = [self._trace(*x) for x in zip(batch, programs, judged, strict=True)] if capture_traces else None
+        return EvaluationBatch(outputs=[all_pass(v) for v in judged], scores=scores, trajectories=traces)
+
+    def make_reflective_dataset(
+        self, candidate: Mapping[str, str], eval_batch: Any, components_to_update: Sequence[str]
+    ) -> dict[str, list[dict[str, str]]]:
+        """What the reflecting LLM is shown: task, program, and what the tests said."""
+        return {component: list(eval_batch.trajectories) for component in components_to_update}
+
+    def _programs(self, batch: Sequence[TrainTask], instruction: str) -> list[str]:
+        decoding = self._parts.rollout.context.decoding("greedy")
+        prompts = [render(t.task, PromptState.initial(t.task), instruction) for t in batch]
+        completions = self._parts.backbone.generate(
+            [GenerationRequest(p, decoding) for p in prompts], lambda _i, _completion: self._listener.generation()
+        )
+        return [to_program(t.task, p, c)[1] for t, p, c in zip(batch, prompts, completions, strict=True)]
+
+    def _score(self, task: TrainTask, program: str, verdicts: Sequence[GroupVerdict]) -> float:
+        phi = potential(self._parts.config.reward, program, task.task.entry_point, pass_fraction(verdicts))
+        return self._reward(phi, solved=all_pass(verdicts))
+
+    def _reward(self, phi: float, *, solved: bool) -> float:
+        config = self._parts.config
+        return reward(config.reward, config.ppo.gamma, 0.0, phi, solved, 1)
+
+    def _trace(self, task: TrainTask, program: str, verdicts: Sequence[GroupVerdict]) -> dict[str, str]:
+        total, passed = sum(v.total for v in verdicts), sum(sum(v.passed) for v in verdicts)
+        detail = next((v.detail for v in verdicts if v.status is not Status.PASS), "")
+        shown = program.strip().splitlines()[: self._parts.config.gepa.max_program_lines]
+        return {
+            "Inputs": task.task.prompt.strip(),
+            "Generated Outputs": "\n".join(shown),
+            "Feedback": f"It passes {passed} of {total} tests. {detail}".strip(),
+        }
+
+
+class Reflector:
+    """The reflecting LLM, sampled (``gepa``'s ``reflection_lm``).
+
+    The package goes on without a proposal when a reflection fails; here that failure ends the run (`check`).
+    """
+
+    def __init__(self, parts: TrainingParts, listener: TrainListener) -> None:
+        env = parts.config.env
+        self._decoding = Decoding(env.hot_temperature, env.top_p, parts.config.gepa.reflection_max_new_tokens)
+        self._backbone, self._seed, self._listener = parts.rewriter or parts.backbone, parts.config.seed, listener
+        self._draws = 0
+        self._failure: Exception | None = None
+
+    def __call__(self, prompt: str | list[dict[str, Any]]) -> str:
+        """The answer, from behind the opening fence to the closing one."""
+        said = prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
+        stop = (*EOS[:3], "\n```")
+        asked = Prompt((Message("user", said),), "```\n", f"{said}\n\n```\n", stop, stop)
+        try:
+            (completion,) = self._backbone.generate([GenerationRequest(asked, self._decoding, self._seed, self._draws)])
+        except Exception as e:
+            self._failure = e
+            raise
+        self._draws += 1
+        self._listener.generation()
+        return completion.text.strip()
+
+    def check(self) -> None:
+        """Raise what a reflection failed with, if one did."""
+        if self._failure is not None:
+            raise self._failure
+
+
+class _Logger:
+    """What the package says goes to the log, not to the terminal."""
+
+    def log(self, message: str) -> None:
+        _log.debug(message)
+
+
+def train_gepa(parts: TrainingParts, run: RunFolder, listener: TrainListener) -> TrainResult:
+    """Let GEPA evolve the instruction until the train generations are spent; keep the best on the validation tasks.
+
+    Raises:
+        ConfigError: The package ``gepa`` is not installed.
+    """
+    try:
+        from gepa import optimize
+    except ImportError:
+        raise ConfigError("learner gepa needs the package gepa: pip install 'promptrl-plugin[gepa]'") from None
+    config, adapter, reflector = parts.config, Instructions(parts, listener), Reflector(parts, listener)
+    quota, candidates = Quota(parts, listener), 0
+    listener.stage("evolve", quota.limit)
+    with MetricsLog(run, 0) as log:
+
+        def over(state: Any) -> bool:
+            """Called by the package before each of its rounds, the first after the seed was scored."""
+            nonlocal candidates
+            reflector.check()
+            scores = state.program_full_scores_val_set
+            if len(scores) > candidates:  # one was accepted
+                candidates = len(scores)
+                row = {"steps": float(adapter.evaluations), "candidates": float(candidates)} | parts.counters()
+                row["validation/return"] = float(max(scores))
+                log.write(row)
+                listener.metrics(row)
+            return quota.spent()
+
+        result = optimize(
+            seed_candidate={_COMPONENT: INSTRUCTION_PREFIX},
+            trainset=list(parts.rollout.tasks),
+            valset=list(parts.validation.tasks),
+            adapter=adapter,
+            reflection_lm=reflector,
+            reflection_minibatch_size=config.gepa.minibatch,
+            perfect_score=adapter.perfect,
+            stop_callbacks=over,
+            logger=_Logger(),
+            seed=config.seed,
+        )
+        reflector.check()
+        instruction = dict(result.best_candidate)[_COMPONENT]
+        final = adapter.evaluate(parts.validation.tasks, {_COMPONENT: instruction})
+        solved = sum(final.outputs) / len(final.outputs)
+        row = {"steps": float(adapter.evaluations), "validation/solved": solved} | parts.counters()
+        log.write(row)
+        listener.metrics(row)
+    return finish(parts, run, {_COMPONENT: instruction}, {}, solved, f"instruction: {' '.join(instruction.split())}")

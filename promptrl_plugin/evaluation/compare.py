@@ -1,0 +1,327 @@
+"""Runs strategies × seeds on one suite, judges what they submitted, and keeps every outcome by task.
+
+The folder (a run folder, `storage.runs`) holds the settings, three sample files a cell, named by all that
+changes them (policy, model, data, feedback; `harnesses.samples`), and ``results.json``. Running it again
+solves only what is missing; a cell that is complete costs nothing, and strategies and seeds may be added.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from promptrl_plugin.checking.base import Judge
+from promptrl_plugin.checking.caching import CachingJudge
+from promptrl_plugin.checking.judge import IsolatedJudge
+from promptrl_plugin.config import JudgeConfig
+from promptrl_plugin.env.feedback import judge_hidden, passes_hidden
+from promptrl_plugin.env.selection import Selector, choose
+from promptrl_plugin.errors import ConfigError, SamplesError
+from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions, StrategyOptions
+from promptrl_plugin.harnesses.samples import sibling
+from promptrl_plugin.harnesses.session import Listener, check_strategy, open_backbone, solve_suite
+from promptrl_plugin.records import GroupVerdict, Status
+from promptrl_plugin.storage.cache import Cache
+from promptrl_plugin.storage.jsonl import read_jsonl
+from promptrl_plugin.storage.runs import RunFolder, write_json
+from promptrl_plugin.suites.base import Suite
+from promptrl_plugin.suites.registry import load_suite
+
+__all__ = ["Cell", "Matrix", "Outcome", "load_results", "read_results", "run_matrix", "submitted_after"]
+
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One strategy with one seed.
+
+    Attributes:
+        row: Name of the strategy, with a label where several of its policies are compared: ``"promptrl:no-lexical"``.
+        policy: Policy bundle of a learned strategy, None for the one that ships.
+    """
+
+    row: str
+    seed: int
+    policy: Path | None = None
+
+    @property
+    def strategy(self) -> str:
+        return self.row.partition(":")[0]
+
+    @property
+    def name(self) -> str:
+        return f"{self.row}-s{self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """What is compared with what.
+
+    Attributes:
+        suite: Name of the suite.
+        backbone: The model of every cell.
+        strategies: Names; a learned one may come several times with labels (`Cell.row`).
+        seeds: Of sampling; `direct` has no randomness and runs once.
+        budget, feedback: The same for every cell.
+        policy: Path of the policy bundle of `promptrl`, in which ``{seed}`` stands for the seed; ``""`` takes
+            the one that ships.
+        selector: Of the final program, the same for every cell.
+        policies: The same for other rows, as (row, path); a labelled row must have one.
+    """
+
+    suite: str
+    backbone: BackboneOptions
+    strategies: tuple[str, ...]
+    seeds: tuple[int, ...]
+    budget: int
+    feedback: str
+    policy: str = ""
+    selector: str = "first"
+    policies: tuple[tuple[str, str], ...] = ()
+
+    def cells(self) -> list[Cell]:
+        """Every cell, strategy by strategy.
+
+        Raises:
+            ConfigError: A strategy or a seed is missing or named twice, or policies and rows do not fit.
+        """
+        for what, values in (("--strategies", self.strategies), ("--seeds", self.seeds)):
+            if not values or len(set(values)) != len(values):
+                raise ConfigError(f"{what} must name at least one, and each once, not {values!r}")
+        paths = dict(self.policies) | ({"promptrl": self.policy} if self.policy else {})
+        if strange := [row for row, _ in self.policies if row not in self.strategies]:
+            raise ConfigError(f"--policy {strange[0]}=… is for no row of --strategies; add {strange[0]} there")
+        if bare := [row for row in self.strategies if ":" in row and row not in paths]:
+            raise ConfigError(f"{bare[0]} needs a policy of its own: --policy {bare[0]}=FOLDER")
+        return [
+            Cell(name, seed, Path(paths[name].replace("{seed}", str(seed))) if name in paths else None)
+            for name in self.strategies
+            for seed in (self.seeds if name != "direct" else (0,))
+        ]
+
+    def options(self, cell: Cell, folder: Path) -> SolveOptions:
+        """What `promptrl solve` would be asked for that cell."""
+        given = {
+            "strategy": cell.strategy, "policy": cell.policy, "budget": self.budget, "feedback": self.feedback,
+            "seed": cell.seed, "selector": self.selector,
+        }  # fmt: skip
+        return SolveOptions(StrategyOptions.parse(given), self.backbone, suite=self.suite, root=folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one task in one cell.
+
+    Attributes:
+        task_id: Id of the task.
+        base, strict: Whether the submission passes the base tests; base and plus tests.
+        soft: Share of base and plus tests that it passes.
+        visible: Whether it passes the visible tests, None where they were not looked at.
+        generations, prompt_tokens, completion_tokens: What was spent.
+        curve: ``curve[k]``: whether what would have been submitted after ``k + 1`` generations is right.
+        actions: Actions taken, where the strategy has any.
+    """
+
+    task_id: str
+    base: bool
+    strict: bool
+    soft: float
+    visible: bool | None
+    generations: int
+    prompt_tokens: int
+    completion_tokens: int
+    curve: tuple[bool, ...]
+    actions: tuple[str, ...] = ()
+
+
+def run_matrix(
+    matrix: Matrix, folder: Path, listener: Listener, on_cell: Callable[[Cell, list[Outcome]], None] | None = None
+) -> dict[str, list[Outcome]]:
+    """Solve and judge every cell; returns and writes the outcomes by cell name.
+
+    Args:
+        matrix: What to run.
+        folder: Where; an interrupted run of the same settings goes on there.
+        listener: Follows the solving.
+        on_cell: Called as each cell is judged.
+
+    Raises:
+        ConfigError: `folder` holds another comparison.
+        UserError: As `promptrl solve` and `promptrl judge`.
+    """
+    cells = matrix.cells()
+    for cell in cells:
+        check_strategy(cell.strategy)
+    settings = _settings(matrix)
+    run = RunFolder.open(folder, settings) if (folder / "config.json").exists() else RunFolder.create(folder, settings)
+    policies = dict(matrix.policies)
+    if changed := [row for row, path in _known(run.path)["policies"].items() if policies.get(row, path) != path]:
+        raise ConfigError(f"{folder} has results of another policy of {changed[0]}; use that, or another folder")
+    suite = load_suite(matrix.suite)
+    results: dict[str, list[Outcome]] = {}
+    with ExitStack() as stack:
+        cache = stack.enter_context(Cache())
+        backbone = open_backbone(matrix.backbone, cache)
+        stack.callback(backbone.close)
+        judge = CachingJudge(IsolatedJudge(JudgeConfig()), cache)
+        stack.callback(judge.close)
+        for cell in cells:
+            samples = solve_suite(matrix.options(cell, run.path), suite, backbone, listener)
+            results[cell.name] = outcomes_of(samples, suite, judge, matrix.budget)
+            _keep(run.path, suite.version, cell, results[cell.name], samples, policies)
+            if on_cell is not None:
+                on_cell(cell, results[cell.name])
+    return results
+
+
+def load_results(folder: Path) -> dict[str, list[Outcome]]:
+    """Outcomes by cell name, as `run_matrix` wrote them.
+
+    Raises:
+        ConfigError: There are none, or they are damaged.
+    """
+    try:
+        return {
+            name: [Outcome(**{**row, "curve": tuple(row["curve"]), "actions": tuple(row["actions"])}) for row in rows]
+            for name, rows in read_results(folder)["cells"].items()
+        }
+    except (KeyError, TypeError, AttributeError):
+        raise _damaged(folder) from None
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """``results.json`` as it is.
+
+    ``suite_version``; ``cells``: rows of `Outcome` by cell name; ``samples``: the cells' samples files, relative
+    to `folder` (missing where an earlier version wrote them); ``policies``: those of the rows in `Matrix.policies`.
+
+    Raises:
+        ConfigError: There is none, or it is damaged.
+    """
+    try:
+        results: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        needed = {"suite_version": results["suite_version"], "cells": results["cells"]}
+        return {"samples": {}, "policies": {}} | needed | results
+    except OSError as e:
+        raise ConfigError(
+            f"{folder} holds no results ({e.strerror}); make them with `promptrl compare --out {folder}`"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _damaged(folder) from None
+
+
+def _damaged(folder: Path) -> ConfigError:
+    return ConfigError(
+        f"{folder / RESULTS} is damaged; delete it and run `promptrl compare --out {folder}` again: "
+        "the samples are kept"
+    )
+
+
+def outcomes_of(samples: Path, suite: Suite, judge: Judge, budget: int) -> list[Outcome]:
+    """Judge what a samples file submits, and every program on the way; in the suite's order.
+
+    Raises:
+        SamplesError: The samples or their traces are damaged.
+    """
+    submitted = {r["task_id"]: r["solution"] for r in read_jsonl(samples)}
+    traces = {r["task_id"]: r for r in read_jsonl(sibling(samples, ".trace.jsonl"))}
+    if lacking := submitted.keys() - traces.keys():
+        raise SamplesError(
+            f"{sibling(samples, '.trace.jsonl')} has no line for {min(lacking)}; delete {samples} and run again: "
+            "what was generated is in the cache"
+        )
+    hidden = suite.hidden()
+    tasks = [t for t in suite.tasks() if t.id in submitted]
+    finals = [(t, hidden[t.id], submitted[t.id]) for t in tasks]
+    others = [(t, hidden[t.id], p) for t in tasks for p in _others(submitted[t.id], traces[t.id])]
+    judged = {t.id: verdicts for (t, _, _), verdicts in zip(finals, judge_hidden(judge, finals), strict=True)}
+    right = {(t.id, p): passes for (t, _, p), passes in zip(others, passes_hidden(judge, others), strict=True)}
+    right |= {(t.id, p): _passes(judged[t.id]) for t, _, p in finals}
+    outcomes = []
+    for task in tasks:
+        program, trace = submitted[task.id], traces[task.id]
+        verdicts = judged[task.id]
+        later = [submitted_after(trace["candidates"], k, program, trace["generations"]) for k in range(1, budget + 1)]
+        outcomes.append(
+            Outcome(
+                task_id=task.id,
+                base=verdicts[0].status is Status.PASS,
+                strict=right[task.id, program],
+                soft=sum(sum(v.passed) for v in verdicts) / sum(v.total for v in verdicts),
+                visible=None if trace["visible_status"] is None else trace["visible_status"] == Status.PASS,
+                generations=trace["generations"],
+                prompt_tokens=trace["prompt_tokens"],
+                completion_tokens=trace["completion_tokens"],
+                curve=tuple(p is not None and right[task.id, p] for p in later),
+                actions=tuple(trace["actions"]),
+            )
+        )
+    return outcomes
+
+
+def submitted_after(candidates: Sequence[Mapping[str, Any]], generations: int, final: str, spent: int) -> str | None:
+    """The program that would have been submitted had the strategy been stopped after so many generations.
+
+    By the rule of `env.selection`.
+
+    Args:
+        candidates: Of the trace, in order: ``generations``, ``visible``, ``outcomes`` and ``solution``.
+        generations: When to stop.
+        final: What was submitted in the end.
+        spent: Generations spent by then.
+    """
+    if generations >= spent:
+        return final
+    seen = [c for c in candidates if c["generations"] <= generations]
+    if not seen:
+        return None
+    programs = [str(c["solution"]) for c in seen]
+    return programs[choose([c["visible"] or 0.0 for c in seen], programs, [c.get("outcomes") for c in seen])]
+
+
+def _known(folder: Path) -> dict[str, Any]:
+    """`read_results` of a folder that may have none yet."""
+    if (folder / RESULTS).exists():
+        return read_results(folder)
+    return {"samples": {}, "policies": {}, "cells": {}}
+
+
+def _keep(
+    folder: Path,
+    suite_version: str,
+    cell: Cell,
+    outcomes: Sequence[Outcome],
+    samples: Path,
+    policies: Mapping[str, str],
+) -> None:
+    """Add one cell to the results, so that a matrix under way can be reported."""
+    known = _known(folder)
+    results = {
+        "suite_version": suite_version,
+        "samples": known["samples"] | {cell.name: samples.relative_to(folder).as_posix()},
+        "policies": known["policies"] | {row: path for row, path in policies.items() if row == cell.row},
+        "cells": known["cells"] | {cell.name: [asdict(o) for o in outcomes]},
+    }
+    write_json(folder / RESULTS, results)
+
+
+def _others(submitted: str, trace: Mapping[str, Any]) -> list[str]:
+    """The programs on the way that were not submitted."""
+    return [p for p in dict.fromkeys(c["solution"] for c in trace["candidates"]) if p != submitted]
+
+
+def _passes(verdicts: Sequence[GroupVerdict]) -> bool:
+    return all(v.status is Status.PASS for v in verdicts)
+
+
+def _settings(matrix: Matrix) -> dict[str, Any]:
+    """What all cells of a folder share; strategies, with their policies, and seeds may be added later."""
+    settings: dict[str, Any] = json.loads(json.dumps(asdict(matrix)))  # plain, as on file
+    settings["selector"] = str(Selector.parse(matrix.selector))
+    free = ["strategies", "seeds", "policies", *(["selector"] if matrix.selector == "first" else [])]
+    return {k: v for k, v in settings.items() if k not in free}  # folders from before there were selectors have none

@@ -1,0 +1,173 @@
+"""What a report of a comparison says: its folder read, its figures computed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from promptrl_plugin.agent.curves import Panel, latest_rows, panels
+from promptrl_plugin.errors import ConfigError, UnknownNameError
+from promptrl_plugin.evaluation.compare import load_results, read_results
+from promptrl_plugin.evaluation.summary import (
+    Contest,
+    Seeds,
+    Summary,
+    by_strategy,
+    contests,
+    reference_of,
+    summarise,
+)
+from promptrl_plugin.evaluation.traces import Episode, OperatorUse, episode, load_traces, operator_uses
+from promptrl_plugin.storage.runs import RunFolder
+
+__all__ = ["Report", "TrainingRun", "build_report", "settings_line"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRun:
+    """The learning curve of one training run."""
+
+    name: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that the files show.
+
+    Attributes:
+        config: Settings that all cells share (`compare.Matrix`).
+        environment: What it ran on.
+        suite_version: Of the suite.
+        reference: The strategy that the others are held against.
+        outcomes: By strategy and seed.
+        summaries: In the order of the comparison.
+        contests: `reference` against each other.
+        runs: Training runs of the policies.
+        operators: What was done, by strategy; only those with actions.
+        episodes: By strategy; only those whose traces have steps.
+        prompts: The task's own prompt by id, as far as traces have it.
+        untraced: Cells without a trace.
+    """
+
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    suite_version: str
+    reference: str
+    outcomes: dict[str, Seeds]
+    summaries: tuple[Summary, ...]
+    contests: tuple[Contest, ...]
+    runs: tuple[TrainingRun, ...]
+    operators: dict[str, tuple[OperatorUse, ...]]
+    episodes: dict[str, tuple[Episode, ...]]
+    prompts: dict[str, str]
+    untraced: tuple[str, ...]
+
+    @property
+    def oracle(self) -> bool:
+        """Whether hidden tests guided the search, which every file has to say."""
+        return bool(self.config.get("feedback") == "oracle")
+
+
+def build_report(folder: Path, runs: Sequence[Path] = (), against: str | None = None) -> Report:
+    """Read a folder of `promptrl compare`.
+
+    Args:
+        folder: The folder; a matrix under way is reported as far as it came.
+        runs: Run folders of `promptrl train`; without any, those of the policies' bundles are looked for.
+        against: The strategy to hold the others against; None for promptrl, or the last one.
+
+    Raises:
+        ConfigError: `folder` holds no results, or one of `runs` no metrics.
+        UnknownNameError: `against` is not in the comparison.
+        SamplesError: A trace file is damaged.
+    """
+    config = RunFolder.open(folder).config()
+    results, raw = load_results(folder), read_results(folder)
+    strategies = by_strategy(results)
+    if against is not None and against not in strategies:
+        raise UnknownNameError("strategy of this comparison", against, strategies)
+    reference = against or reference_of(list(strategies))
+    traces = load_traces(folder, raw["samples"], results)
+    prompts = _prompts(traces.values())
+    episodes = {name: tuple(_episodes(name, seeds, traces, prompts)) for name, seeds in strategies.items()}
+    return Report(
+        config=config,
+        environment=_environment(folder),
+        suite_version=str(raw["suite_version"]),
+        reference=reference,
+        outcomes=strategies,
+        summaries=tuple(summarise(name, seeds) for name, seeds in strategies.items()),
+        contests=tuple(contests(strategies, reference)),
+        runs=tuple(_training_run(path) for path in runs or _runs_of(config, raw["policies"], strategies, folder)),
+        operators={name: tuple(used) for name, seeds in strategies.items() if (used := _uses(seeds, episodes[name]))},
+        episodes={name: found for name, found in episodes.items() if found},
+        prompts=prompts,
+        untraced=tuple(cell for cell in results if cell not in traces),
+    )
+
+
+def settings_line(report: Report) -> str:
+    """What was compared, in one line; says so where hidden tests guided the search."""
+    c = report.config
+    backbone = c.get("backbone", {})
+    mark = " (oracle: hidden tests guided the search; not eligible for a leaderboard)" if report.oracle else ""
+    return (
+        f"suite {c.get('suite')} ({report.suite_version}), model {backbone.get('model')} "
+        f"({backbone.get('backend')}, {backbone.get('dtype')}), budget {c.get('budget')}, "
+        f"feedback {c.get('feedback')}{mark}"
+    )
+
+
+def _episodes(
+    strategy: str, seeds: Seeds, traces: Mapping[str, Mapping[str, Any]], prompts: Mapping[str, str]
+) -> Iterator[Episode]:
+    for seed, outcomes in seeds.items():
+        rows = traces.get(f"{strategy}-s{seed}", {})
+        for o in outcomes:
+            if o.task_id in rows and (found := episode(seed, o, rows[o.task_id], prompts.get(o.task_id, ""))):
+                yield found
+
+
+def _uses(seeds: Seeds, episodes: Sequence[Episode]) -> list[OperatorUse]:
+    return operator_uses([o.actions for outcomes in seeds.values() for o in outcomes], episodes)
+
+
+def _prompts(traces: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Prompts that no operator has touched, by task id."""
+    return {task_id: row["prompt"].strip() for rows in traces for task_id, row in rows.items()
+            if row["prompt"].strip() and not row["operators"]}  # fmt: skip
+
+
+def _environment(folder: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def _runs_of(
+    config: Mapping[str, Any], policies: Mapping[str, str], strategies: Mapping[str, Seeds], folder: Path
+) -> list[Path]:
+    """Run folders beside the policy bundles of the rows, seen from here or from beside `folder`."""
+    named = {"promptrl": str(config.get("policy") or ""), **policies}
+    bundles = [
+        Path(named[row].replace("{seed}", str(seed)))
+        for row, seeds in strategies.items()
+        if named.get(row)
+        for seed in seeds
+    ]
+    found = [base / b.parent for b in bundles for base in (Path(), folder.absolute().parent)]
+    with_metrics = [path.resolve() for path in found if (path / "metrics.jsonl").is_file()]
+    return list(dict.fromkeys(with_metrics))
+
+
+def _training_run(path: Path) -> TrainingRun:
+    rows = latest_rows(RunFolder.open(path).metrics())
+    if not rows:
+        raise ConfigError(f"{path} has no metrics; name the folder of a `promptrl train` run that has logged some")
+    return TrainingRun(path.resolve().name, tuple(panels(rows)))

@@ -1,0 +1,98 @@
+"""The search for the best fixed sequence, on scripted tasks and a judge without isolation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from doubles import answers_with_examples, make_rollout, name_of
+
+from promptrl_plugin.agent.best_fixed import Search, follow
+from promptrl_plugin.env.rollout import Rollout
+from promptrl_plugin.prompts.action_space import ActionTable
+from promptrl_plugin.records import GenerationRequest
+
+
+def plan_then_examples(request: GenerationRequest) -> str:
+    """Even tasks are solved by examples, odd ones once a plan is asked for; nothing else solves any."""
+    name = name_of(request)
+    number = int(name[1:])
+    right = (
+        len(request.prompt.messages) > 1
+        if number % 2 == 0
+        else "write the steps" in request.prompt.messages[-1].content
+    )
+    return f"def {name}(x):\n    return x + {number}\n" if right else f"def {name}(x):\n    return -1\n"
+
+
+def never() -> bool:
+    return False
+
+
+def search(rollout: Rollout) -> Search:
+    return Search(rollout, list(range(len(rollout.tasks))))
+
+
+def test_each_position_takes_the_operator_that_solves_most_of_what_is_left() -> None:
+    rollout, _, _ = make_rollout(12, plan_then_examples, budget=2)
+    found = search(rollout)
+    first, second = found.extend(600, never), found.extend(600, never)
+    assert first is not None
+    assert second is not None
+    names = {first.name, second.name}
+    assert "plan_first" in names
+    assert names & {"fixed_examples", "nearest_examples"}
+    assert found.candidates() == []
+    assert found.solved() == 1.0
+    assert [next(iter(position)) for position in found.trials] == [first.name, second.name]
+    assert found.trials[0]["sample_hot"]["right"] == 0
+    assert found.trials[1][second.name]["right"] == found.trials[1][second.name]["tasks"] > 0
+
+
+def test_nothing_is_searched_where_every_task_is_solved() -> None:
+    rollout, _, _ = make_rollout(6, answers_with_examples, budget=3)
+    found = search(rollout)
+    assert found.extend(300, never) is not None
+    assert found.solved() == 1.0
+    assert found.extend(300, never) is None
+    assert len(found.sequence) == 1
+
+
+def test_few_generations_are_tried_on_few_tasks() -> None:
+    few, _, few_backbone = make_rollout(12, plan_then_examples, budget=2)
+    many, _, many_backbone = make_rollout(12, plan_then_examples, budget=2)
+    search(few).extend(1, never)
+    search(many).extend(600, never)
+    assert len(few_backbone.requests) < len(many_backbone.requests) / 2
+
+
+def test_a_search_that_is_out_of_generations_keeps_the_best_so_far() -> None:
+    rollout, _, backbone = make_rollout(12, plan_then_examples, budget=2)
+    found = search(rollout)
+    assert found.extend(60, lambda: True) is not None
+    assert len(found.sequence) == 1
+    assert backbone.requests
+
+
+def test_a_sequence_is_followed_without_what_is_masked_and_then_stops() -> None:
+    table = ActionTable.default()
+    act = follow(table, ["plan_first", "clarify", "generate"])
+    observation, mask = np.zeros(1, dtype=np.float32), np.ones(table.n, dtype=bool)
+    mask[table.names.index("clarify")] = False
+    names = [table.names[act(observation, mask)] for _ in range(4)]
+    assert names == ["plan_first", "generate", "stop", "stop"]
+
+
+def test_where_nothing_of_the_sequence_can_be_applied_a_program_is_still_made() -> None:
+    table = ActionTable.default()
+    mask = np.zeros(table.n, dtype=bool)
+    mask[[table.names.index("generate"), table.names.index("sample_hot")]] = True
+    assert table.names[follow(table, ["clarify"])(np.zeros(1, dtype=np.float32), mask)] == "generate"
+
+
+@pytest.mark.parametrize("budget", [1, 3])
+def test_candidates_generate_and_fit_the_budget(budget: int) -> None:
+    rollout, _, _ = make_rollout(6, plan_then_examples, budget=budget)
+    candidates = search(rollout).candidates()
+    assert {a.name for a in candidates}.isdisjoint({"stop", "revert"})
+    assert all(a.operator.generations <= budget for a in candidates)
+    assert any(a.operator.generations == 2 for a in candidates) is (budget > 1)

@@ -1,0 +1,114 @@
+"""Options of `promptrl train` and `promptrl compare` that choose what is learned and which policy is run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from promptrl_plugin.cli import main as cli
+from promptrl_plugin.cli import training
+from promptrl_plugin.cli.compare import parse_policies
+from promptrl_plugin.config import RewardConfig, TrainConfig
+from promptrl_plugin.errors import ConfigError, UnknownNameError
+from promptrl_plugin.storage.runs import RunFolder
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[TrainConfig, Path]]:
+    """What `promptrl train` would train, and where."""
+    seen: list[tuple[TrainConfig, Path]] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, "run_training", lambda config, folder, *, resume: seen.append((config, folder)))
+    return seen
+
+
+def train(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["promptrl", "train", "--model", "m", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+def test_learner_and_ablations_are_in_the_configuration_and_the_folders_name(
+    monkeypatch: pytest.MonkeyPatch, asked: list[tuple[TrainConfig, Path]]
+):
+    assert train(monkeypatch) == 0
+    assert train(monkeypatch, "--learner", "linucb", "--generations", "500", "--seed", "2") == 0
+    assert train(monkeypatch, "--ablate", "no-lexical", "--ablate", "no-cost") == 0
+    (plain, plain_folder), (bandit, bandit_folder), (ablated, ablated_folder) = asked
+    assert (plain.learner, plain_folder) == ("ppo", Path("runs/m-mbpp-train-seed0"))
+    assert (bandit.learner, bandit.generations) == ("linucb", 500)
+    assert bandit_folder == Path("runs/m-mbpp-train-linucb-seed2")
+    assert (ablated.operator_kinds, ablated.reward.generation_cost) == (("direct", "semantic"), 0.0)
+    assert ablated_folder == Path("runs/m-mbpp-train-no-lexical-no-cost-seed0")
+
+
+def test_like_takes_over_settings_and_what_was_spent(
+    monkeypatch: pytest.MonkeyPatch, asked: list[tuple[TrainConfig, Path]], tmp_path: Path
+):
+    config = replace(TrainConfig(), limit=7, reward=RewardConfig(generation_cost=0.01))
+    run = RunFolder.create(tmp_path / "ppo", config)
+    run.log({"steps": 10, "generations/distinct": 100.0})
+    run.log({"steps": 20, "generations/distinct": 181.0})
+    run.close()
+    assert train(monkeypatch, "--like", "ppo", "--learner", "gepa") == 2, "it has no bundle yet"
+    (tmp_path / "ppo" / "bundle").mkdir()
+    assert train(monkeypatch, "--like", "ppo", "--learner", "gepa", "--seed", "1") == 0
+    assert train(monkeypatch, "--like", "ppo", "--ablate", "no-semantic") == 0
+    (gepa, _), (ppo, _) = asked
+    assert gepa == replace(config, backbone="m", learner="gepa", generations=181, seed=1)
+    assert ppo == replace(config, backbone="m", operator_kinds=("direct", "lexical"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("--ablate", "no-lexicals"), "no-lexical"),
+        (("--generations", "5"), "follows from its --steps"),
+        (("--learner", "linucb", "--generations", "0"), "--generations 1 or more"),
+        (("--like", "nowhere"), "holds no run"),
+        (("--like", "a", "--config", "b"), "leave out --config"),
+    ],
+)
+def test_what_cannot_work_is_one_line_with_the_remedy(
+    arguments: tuple[str, ...],
+    part: str,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: list[tuple[TrainConfig, Path]],
+    capsys: pytest.CaptureFixture[str],
+):
+    assert train(monkeypatch, *arguments) == 2
+    error = capsys.readouterr().err
+    assert part in error
+    assert error.count("\n") == 1
+    assert not asked
+
+
+def test_an_unknown_learner_is_refused_before_anything_is_written(tmp_path: Path):
+    with pytest.raises(UnknownNameError, match="best-fixed"):
+        training.run_training(replace(TrainConfig(), learner="best-fix"), tmp_path / "run", resume=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_policies_of_a_comparison():
+    assert parse_policies([]) == {}
+    assert parse_policies(["runs/s{seed}/bundle"]) == {"promptrl": "runs/s{seed}/bundle"}
+    assert parse_policies(["runs/a=b/bundle"]) == {"promptrl": "runs/a=b/bundle"}
+    given = ["promptrl=p", "linucb=l=x", "promptrl:no-semantic=a", "best-fixed=f"]
+    wanted = {"promptrl": "p", "linucb": "l=x", "promptrl:no-semantic": "a", "best-fixed": "f"}
+    assert parse_policies(given) == wanted
+
+
+@pytest.mark.parametrize("given", [["p", "promptrl=q"], ["linucb="], ["promptrl:=p"]])
+def test_policies_that_cannot_work(given: list[str]):
+    with pytest.raises(ConfigError, match="NAME:LABEL=PATH"):
+        parse_policies(given)
+
+
+def test_policies_of_what_is_not_trained():
+    with pytest.raises(UnknownNameError, match="linucb"):
+        parse_policies(["linucbb=p"])
+    with pytest.raises(UnknownNameError):
+        parse_policies(["direct:a=p"])
