@@ -31,6 +31,12 @@ _PROBE_TOLERANCE = 0.1
 _GENEROUS = 2048
 """Positions that a slot has where memory allows: a prompt with examples, and EvalPlus's 768 new tokens."""
 
+_SORT_EVERY = 32
+"""Passes between two sortings of the running sequences by length, which costs some copying."""
+
+_UNLIKE = 32
+"""Positions by which two sequences must differ for their order to matter."""
+
 Tokens = npt.NDArray[np.int64]
 
 
@@ -95,7 +101,7 @@ class PackedEngine:
         self._cache: kv_cache.PackedCache | None = None
         self._slots: list[_Slot] = []
         self._rows: list[_Row] = []
-        self._clock = 0
+        self._clock = self._passes = 0
         kv_cache.register()
         model.set_attn_implementation(kv_cache.ATTENTION)
 
@@ -173,6 +179,9 @@ class PackedEngine:
 
     def _advance(self, waiting: deque[Job], on_finish: OnFinish) -> None:
         """One pass: admit, forward, choose, and let go what has ended."""
+        self._passes += 1
+        if self._passes % _SORT_EVERY == 0:
+            self._sort()
         running = len(self._rows)
         segments, copies = self._admit(waiting)
         logits = self._forward(running, segments, copies)
@@ -270,6 +279,15 @@ class PackedEngine:
             self._cache.swap(a, b, max(len(one.tokens), len(two.tokens)))
             self._slots[a], self._slots[b] = two, one
 
+    def _sort(self) -> None:
+        """Bring the longest sequences to the front, so that those that attend together are of like length."""
+        for i in range(len(self._rows)):
+            j = max(range(i, len(self._rows)), key=lambda n: self._rows[n].length)
+            if self._rows[j].length > self._rows[i].length + _UNLIKE and self._cache is not None:
+                self._cache.swap(i, j, self._rows[j].length)
+                self._slots[i], self._slots[j] = self._slots[j], self._slots[i]
+                self._rows[i], self._rows[j] = self._rows[j], self._rows[i]
+
     def _release(self, i: int) -> None:
         """End the job in slot `i`; the last running one moves there, what was written stays to be shared."""
         row, last = self._rows[i], len(self._rows) - 1
@@ -304,7 +322,7 @@ class PackedEngine:
             positions.append(np.arange(s.start, s.start + s.count))
         last = np.array([*range(running), *(s.first + s.count - 1 for s in segments)])
         pos = torch.from_numpy(np.concatenate(positions)).to(device)
-        longest = int(positions[0].max()) + 1 if running else 0
+        longest = tuple(int(positions[0][g : g + kv_cache.GROUP].max()) + 1 for g in range(0, running, kv_cache.GROUP))
         where = torch.from_numpy(np.concatenate(slots)).to(device)
         cache.step = kv_cache.Step(running, where, pos, segments, copies, longest)
         logits: torch.Tensor = self._model(

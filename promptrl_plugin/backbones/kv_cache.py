@@ -9,19 +9,23 @@ transformers, so that the model's own code runs unchanged around it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
-__all__ = ["ATTENTION", "Copy", "PackedCache", "Segment", "Step", "attend", "register"]
+__all__ = ["ATTENTION", "GROUP", "Copy", "PackedCache", "Segment", "Step", "attend", "register"]
 
 ATTENTION = "promptrl_packed"
 """Name under which `attend` is registered with transformers."""
 
 _QUERY_CHUNK = 256
 """Queries of one prompt that attend at once; bounds the size of the score matrix."""
+
+GROUP = 16
+"""Running sequences that attend at once, each padded to the longest of them; the engine keeps them sorted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class Step:
         positions: Position of each token, int64 ``[T]``.
         segments: The prompts that join, in order.
         copies: Shared prefixes between them, applied layer by layer, in order.
-        longest: Largest position of a running sequence, plus one.
+        longest: Largest position, plus one, in each `GROUP` of running sequences.
     """
 
     rows: int
@@ -63,12 +67,17 @@ class Step:
     positions: torch.Tensor
     segments: tuple[Segment, ...]
     copies: tuple[Copy, ...]
-    longest: int
+    longest: tuple[int, ...]
     _masks: dict[tuple[int, int, int | None], torch.Tensor] = field(default_factory=dict)
 
-    def decode_mask(self, window: int | None, like: torch.Tensor) -> torch.Tensor:
-        """Additive mask ``[rows, 1, 1, longest]`` of the running sequences, the same for all layers."""
-        return self._mask((-1, 0, window), self.positions[: self.rows], self.longest, window, like)[:, None, None]
+    def groups(self) -> Iterator[tuple[slice, int]]:
+        """Running sequences that attend together, and how far back the longest of them reaches."""
+        for n, longest in enumerate(self.longest):
+            yield slice(n * GROUP, min((n + 1) * GROUP, self.rows)), longest
+
+    def decode_mask(self, rows: slice, longest: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
+        """Additive mask ``[rows, 1, 1, longest]`` of a group, the same for all layers."""
+        return self._mask((-1, rows.start, window), self.positions[rows], longest, window, like)[:, None, None]
 
     def segment_mask(self, index: int, offset: int, count: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
         """Additive causal mask ``[count, start + offset + count]`` for a part of a segment."""
@@ -191,11 +200,11 @@ def attend(
     group = heads // kv_heads
     scale = width**-0.5 if scaling is None else scaling
     out = query.new_empty((tokens, heads, value.shape[3]))
-    if step.rows:
-        q = query[0, :, : step.rows].transpose(0, 1).reshape(step.rows, kv_heads, group, width)
-        k, v = key[: step.rows, :, : step.longest], value[: step.rows, :, : step.longest]
-        mask = step.decode_mask(sliding_window, query)
-        out[: step.rows] = _attention(q, k, v, mask, scale, softcap).reshape(step.rows, heads, -1)
+    for rows, longest in step.groups():
+        q = query[0, :, rows].transpose(0, 1).reshape(-1, kv_heads, group, width)
+        mask = step.decode_mask(rows, longest, sliding_window, query)
+        part = _attention(q, key[rows, :, :longest], value[rows, :, :longest], mask, scale, softcap)
+        out[rows] = part.reshape(len(part), heads, -1)
     for index, segment in enumerate(step.segments):
         for offset in range(0, segment.count, _QUERY_CHUNK):
             count = min(_QUERY_CHUNK, segment.count - offset)

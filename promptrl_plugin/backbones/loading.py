@@ -123,10 +123,11 @@ def load_model(source: Source, dtype: str, device: str) -> Any:
     """
     import torch
 
-    from promptrl_plugin.backbones import int8
+    from promptrl_plugin.backbones import int8, packed
+    from promptrl_plugin.backbones.linears import replace_linears
 
     if dtype == "int8" and (device != "cpu" or not int8.supported()):
-        raise BackboneError(f"int8 runs on CPUs whose torch has FBGEMM, not on {device}; use --dtype bfloat16")
+        raise BackboneError(f"int8 runs on CPUs whose torch has oneDNN, not on {device}; use --dtype bfloat16")
     kind = torch.float32 if dtype == "int8" else getattr(torch, dtype)
 
     def load(auto: Any) -> Any:
@@ -136,7 +137,9 @@ def load_model(source: Source, dtype: str, device: str) -> Any:
 
     model = _or_explain(source.name, load).eval().requires_grad_(False)
     if dtype == "int8":
-        int8.quantize_linears(model)
+        replace_linears(model, int8.Int8Linear)
+    elif dtype == "bfloat16" and device == "cpu" and packed.supported():
+        replace_linears(model, packed.PackedLinear)
     return model.to(device)
 
 

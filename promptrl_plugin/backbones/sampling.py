@@ -39,7 +39,7 @@ def choose(logits: torch.Tensor, decodings: Sequence[Decoding], draws: Sequence[
     Returns:
         Token ids, one a row.
     """
-    tokens: list[int] = logits.argmax(dim=-1).tolist()
+    tokens = _largest(logits)
     sampled = [i for i, d in enumerate(decodings) if not d.greedy]
     if not sampled:
         return tokens
@@ -56,6 +56,22 @@ def choose(logits: torch.Tensor, decodings: Sequence[Decoding], draws: Sequence[
             tokens[i] = _pick_from_all(scaled[n], decodings[i].top_p, draws[i])
         else:
             tokens[i] = int(candidates[n, picked])
+    return tokens
+
+
+def _largest(logits: torch.Tensor) -> list[int]:
+    """Position of the largest logit of each row, the first of equal ones.
+
+    On a CPU by numpy, which is ten times faster at it: positive bfloat16 numbers are in the order of their bits.
+    """
+    if logits.device.type == "cpu" and logits.dtype == torch.bfloat16:
+        bits = logits.view(torch.int16).numpy()
+        found = bits.argmax(axis=-1)
+        if (np.take_along_axis(bits, found[:, None], axis=-1) > 0).all():
+            return [int(i) for i in found]
+    elif logits.device.type == "cpu" and logits.dtype == torch.float32:
+        return [int(i) for i in logits.numpy().argmax(axis=-1)]
+    tokens: list[int] = logits.argmax(dim=-1).tolist()
     return tokens
 
 

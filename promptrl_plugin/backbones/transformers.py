@@ -31,10 +31,10 @@ class TransformersBackbone:
         model: Hub id, folder, or ``.gguf`` file (converted once, kept in the cache folder).
         name: What the user called it; the model's own name by default.
         fingerprint: Identity for caches; made of name, weights and dtype by default.
-        dtype: ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"int8"`` (CPU: about three times
-            faster than float32, with slightly different completions).
+        dtype: ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"int8"`` (CPU: 8-bit weights,
+            with slightly different completions).
         device: ``"auto"`` or a torch device.
-        rows: Sequences that run at once; 0 is 48 on a CPU and 128 on a GPU.
+        rows: Sequences that run at once; 0 is 128.
         pass_tokens: Prompt tokens that join a pass; 0 is 512 on a CPU and 8192 on a GPU.
         cache_bytes: Memory for keys and values.
 
@@ -67,7 +67,7 @@ class TransformersBackbone:
         self._end_ids = end_token_ids(self._tokenizer, self._model.generation_config, config)
         self._special = special_ids(self._tokenizer)
         gpu = device != "cpu"
-        rows, pass_tokens = rows or (128 if gpu else 48), pass_tokens or (8192 if gpu else 512)
+        rows, pass_tokens = rows or 128, pass_tokens or (8192 if gpu else 512)
         self._engine: Engine | None = (
             PackedEngine(self._model, rows, pass_tokens, cache_bytes)
             if not config.is_encoder_decoder and PackedEngine.serves(self._model)

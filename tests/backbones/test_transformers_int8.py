@@ -51,12 +51,6 @@ def test_zeros() -> None:
     assert torch.equal(layer(torch.randn(2, 16)), torch.arange(8.0).expand(2, 8))
 
 
-def test_the_engine_setting_of_torch_is_left_alone() -> None:
-    before = torch.backends.quantized.engine
-    int8.Int8Linear(torch.randn(8, 16), None)
-    assert torch.backends.quantized.engine == before
-
-
 def test_a_model_in_int8(tmp_path: Path) -> None:
     folder = save_causal(tmp_path, chat=False)
     exact = TransformersBackbone(folder, dtype="float32")
@@ -67,24 +61,6 @@ def test_a_model_in_int8(tmp_path: Path) -> None:
     assert small.generate(requests) == [small.generate([r])[0] for r in requests]
     firsts = [[c.text[:1] for c in b.generate(requests)] for b in (exact, small)]
     assert firsts[0] == firsts[1]
-
-
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
-def test_layers_with_one_input_are_computed_as_one_with_the_same_values(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = save_causal(tmp_path, kind=kind)
-    joined = TransformersBackbone(folder, dtype="int8")._model
-    monkeypatch.setattr(int8, "_JOINED", ())
-    single = TransformersBackbone(folder, dtype="int8")._model
-    layer = joined.model.layers[0]
-    parts = [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj, layer.mlp.gate_proj]
-    assert all(isinstance(part, int8.Int8Part) for part in parts)
-    assert isinstance(single.model.layers[0].self_attn.q_proj, int8.Int8Linear)
-    x = torch.randn(3, 5, 32)
-    for name in ("q_proj", "v_proj", "k_proj", "q_proj", "k_proj"):  # any order, any number of times
-        one, other = (getattr(m.model.layers[0].self_attn, name)(x) for m in (joined, single))
-        assert torch.equal(one, other), name
 
 
 def test_int8_is_for_cpus(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""Faster linear layers in the place of torch's compute what those compute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import save_causal
+
+from promptrl_plugin.backbones import int8, linears, loading, packed
+from promptrl_plugin.backbones.transformers import TransformersBackbone
+from promptrl_plugin.records import Decoding, GenerationRequest, Prompt
+
+needs_packing = pytest.mark.skipif(not packed.supported(), reason="torch packs no bfloat16 weights on this processor")
+needs_int8 = pytest.mark.skipif(not int8.supported(), reason="torch has no int8 kernels on this platform")
+
+
+@needs_packing
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, 5, 130])
+def test_a_packed_layer(bias: bool, rows: int) -> None:
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(96, 40, bias=bias).bfloat16()
+    x = torch.randn(2, rows, 96).bfloat16()
+    got = packed.PackedLinear(linear.weight, linear.bias)(x)
+    exact = linear.float()(x.float())
+    assert got.shape == exact.shape
+    assert got.dtype == torch.bfloat16
+    assert ((got.float() - exact).norm() / exact.norm()) < 0.01
+
+
+@needs_packing
+def test_a_model_in_bfloat16_is_packed_and_writes_what_plain_layers_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_causal(tmp_path, chat=False)
+    fast = TransformersBackbone(folder, dtype="bfloat16")
+    assert not any(type(m) is torch.nn.Linear for m in fast._model.modules())
+    monkeypatch.setattr(packed, "supported", lambda: False)
+    plain = TransformersBackbone(folder, dtype="bfloat16")
+    assert any(type(m) is torch.nn.Linear for m in plain._model.modules())
+    assert fast.fingerprint == plain.fingerprint  # the same numerics, up to rounding
+    requests = [GenerationRequest(Prompt((), "", p), Decoding(max_new_tokens=1)) for p in ("def f", "abc", "x = 1")]
+    assert [c.text for c in fast.generate(requests)] == [c.text for c in plain.generate(requests)]
+
+
+@needs_int8
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_layers_with_one_input_are_computed_as_one_with_the_same_values(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = loading.locate(save_causal(tmp_path, kind=kind))
+    joined = loading.load_model(source, "int8", "cpu")
+    monkeypatch.setattr(linears, "_JOINED", ())
+    single = loading.load_model(source, "int8", "cpu")
+    layer = joined.model.layers[0]
+    parts = [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj, layer.mlp.gate_proj]
+    assert all(isinstance(part, linears.JoinedPart) for part in parts)
+    assert isinstance(single.model.layers[0].self_attn.q_proj, int8.Int8Linear)
+    x = torch.randn(3, 5, 32)
+    for name in ("q_proj", "v_proj", "k_proj", "q_proj", "k_proj"):  # any order, any number of times
+        one, other = (getattr(m.model.layers[0].self_attn, name)(x) for m in (joined, single))
+        assert torch.equal(one, other), name
