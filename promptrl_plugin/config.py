@@ -179,6 +179,7 @@ class TrainConfig:
     validate_every: int = 4  #: rollouts between validations
     variants: int = 2  #: distinct sampling seeds that repeated episodes on one task cycle through
     operator_kinds: tuple[str, ...] = ("direct", "lexical", "semantic")
+    operators: tuple[str, ...] = ()  #: only these of the operators of those kinds (none named: all of them)
     blank_features: tuple[str, ...] = ()  #: blocks of the observation that are always 0, e.g. "exec" (an ablation)
     env: EnvConfig = field(default_factory=EnvConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)

@@ -109,7 +109,7 @@ def build(
     Raises:
         UserError: Unknown names, missing data or model, too few tasks.
     """
-    table = ActionTable.default(config.operator_kinds)
+    table = ActionTable.default(config.operator_kinds, config.operators)
     layout = layout_of(table, config, config.env.embedding_dim)
     for name in config.warm_start.sequence:
         if name not in table.names:  # said before a model is loaded; an ablation may have taken it away

@@ -55,7 +55,7 @@ class EpisodeSetup:
         config = config or TrainConfig()
         embed = load_embedder(config.embedder, cache)
         library = load_library(config.example_suite, embed)
-        table = ActionTable.default(config.operator_kinds)
+        table = ActionTable.default(config.operator_kinds, config.operators)
         dim = library.embeddings.shape[1]
         projection = Projection(
             np.zeros(dim, dtype=np.float32), np.zeros((config.env.embedding_dim, dim), dtype=np.float32)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from promptrl_plugin.errors import ConfigError
+from promptrl_plugin.errors import ConfigError, UnknownNameError
 from promptrl_plugin.prompts.operators import KINDS, builtin_operators, find_operator
 from promptrl_plugin.prompts.operators.base import EpisodeView, Operator
 from promptrl_plugin.records import content_hash
@@ -36,18 +36,29 @@ class ActionTable:
     actions: tuple[Action, ...]
 
     @classmethod
-    def default(cls, kinds: Iterable[str] = KINDS) -> ActionTable:
+    def default(cls, kinds: Iterable[str] = KINDS, only: Iterable[str] = ()) -> ActionTable:
         """The built-in operators of the given kinds; *revert* and *stop*, which generate nothing, are always there.
+
+        Args:
+            kinds: Of `operators.KINDS`.
+            only: Names, where not all of those kinds are wanted.
 
         Raises:
             ConfigError: A kind that does not exist, or lexical ones alone (a prompt may offer them nothing).
+            UnknownNameError: No built-in operator has a name of `only`.
         """
+        builtin, named = builtin_operators(), set(only)
+        if strange := named - {op.name for op in builtin}:
+            raise UnknownNameError("operator", min(strange), [op.name for op in builtin])
         wanted = set(kinds)
         if unknown := wanted - set(KINDS):
             raise ConfigError(f"unknown operator kind {min(unknown)!r}; one of: {', '.join(KINDS)}")
         if not wanted & {"direct", "semantic"}:
             raise ConfigError("an episode cannot begin without direct and semantic operators; leave one of them on")
-        return cls._of([op for op in builtin_operators() if op.kind in wanted or not op.generates])
+        kept = [op for op in builtin if op.kind in wanted and (not named or op.name in named)]
+        if not any(op.kind in ("direct", "semantic") and op.generates for op in kept):
+            raise ConfigError("none of `operators` can begin an episode; name a direct or semantic one, too")
+        return cls._of([op for op in builtin if op in kept or not op.generates])
 
     @classmethod
     def of(cls, names: Iterable[str]) -> ActionTable:

@@ -313,6 +313,16 @@ def test_bad_tables_are_refused() -> None:
         ActionTable.of(["stop", "generate", "stop"])
     with pytest.raises(ConfigError, match="unknown operator kind 'magic'"):
         ActionTable.default(("magic",))
+    with pytest.raises(UnknownNameError, match="fixed_examples"):
+        ActionTable.default(only=("fixed_example",))
+    with pytest.raises(ConfigError, match="begin an episode"):
+        ActionTable.default(only=("swap_light",))
+
+
+def test_a_table_of_some_operators_keeps_those_that_generate_nothing() -> None:
+    table = ActionTable.default(only=("sample_hot", "swap_light"))
+    assert table.names == ("sample_hot", "revert", "stop", "swap_light")
+    assert ActionTable.default(("direct",), ("sample_hot", "swap_light")).names == ("sample_hot", "revert", "stop")
 
 
 def test_mask_respects_budget_and_what_was_tried() -> None:
