@@ -182,6 +182,10 @@ def _override(base: defaults.TrainConfig, **given: Any) -> defaults.TrainConfig:
         raise ConfigError(f"a budget of {given['budget']} generations solves nothing; use --budget 1 or more")
     if given["generations"] is not None and given["generations"] < 1:
         raise ConfigError(f"{given['generations']} train generations teach nothing; use --generations 1 or more")
+    if given["steps"] is not None and given["steps"] < 1:
+        raise ConfigError(f"{given['steps']} steps train nothing; use --steps 1 or more")
+    if given["limit"] is not None and given["limit"] < 0:
+        raise ConfigError(f"--limit {given['limit']} is no number of tasks; use 1 or more, or leave it out")
     if given["feedback"] == "oracle":
         raise ConfigError("training already rewards with all tests of the train tasks; use --feedback visible or none")
     top = {"learner": "learner", "generations": "generations", "model": "backbone", "suite": "suite", "backend": "backend", "dtype": "dtype", "base_url": "base_url",

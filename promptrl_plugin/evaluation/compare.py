@@ -23,7 +23,7 @@ from promptrl_plugin.env.selection import Selector, choose
 from promptrl_plugin.errors import ConfigError, SamplesError
 from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions, StrategyOptions
 from promptrl_plugin.harnesses.samples import sibling
-from promptrl_plugin.harnesses.session import Listener, check_strategy, open_backbone, solve_suite
+from promptrl_plugin.harnesses.session import Listener, check_request, check_visible, open_backbone, solve_suite
 from promptrl_plugin.records import GroupVerdict, Status
 from promptrl_plugin.storage.cache import Cache
 from promptrl_plugin.storage.jsonl import read_jsonl
@@ -155,23 +155,29 @@ def run_matrix(
         UserError: As `promptrl solve` and `promptrl judge`.
     """
     cells = matrix.cells()
-    for cell in cells:
-        check_strategy(cell.strategy)
-    settings = _settings(matrix)
-    run = RunFolder.open(folder, settings) if (folder / "config.json").exists() else RunFolder.create(folder, settings)
-    policies = dict(matrix.policies)
-    if changed := [row for row, path in _known(run.path)["policies"].items() if policies.get(row, path) != path]:
+    requests = [matrix.options(cell, folder) for cell in cells]
+    for request in requests:
+        check_request(request.strategy)
+    settings, policies = _settings(matrix), dict(matrix.policies)
+    begun = (folder / "config.json").exists()
+    if begun:
+        RunFolder.open(folder, settings)  # refuses other settings before a model is loaded
+    if changed := [row for row, path in _known(folder)["policies"].items() if policies.get(row, path) != path]:
         raise ConfigError(f"{folder} has results of another policy of {changed[0]}; use that, or another folder")
     suite = load_suite(matrix.suite)
+    for request in requests:
+        check_visible(request.strategy.feedback, suite)
     results: dict[str, list[Outcome]] = {}
     with ExitStack() as stack:
         cache = stack.enter_context(Cache())
         backbone = open_backbone(matrix.backbone, cache)
         stack.callback(backbone.close)
+        # Only now that nothing is amiss: a folder keeps its settings, the wrong ones, too.
+        run = RunFolder.open(folder, settings) if begun else RunFolder.create(folder, settings)
         judge = CachingJudge(IsolatedJudge(JudgeConfig()), cache)
         stack.callback(judge.close)
-        for cell in cells:
-            samples = solve_suite(matrix.options(cell, run.path), suite, backbone, listener)
+        for cell, request in zip(cells, requests, strict=True):
+            samples = solve_suite(request, suite, backbone, listener)
             results[cell.name] = outcomes_of(samples, suite, judge, matrix.budget)
             _keep(run.path, suite.version, cell, results[cell.name], samples, policies)
             if on_cell is not None:

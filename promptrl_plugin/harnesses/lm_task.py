@@ -18,7 +18,7 @@ from promptrl_plugin.errors import BundleError, ConfigError
 from promptrl_plugin.harnesses.lm_backbone import LMEvalBackbone, model_name
 from promptrl_plugin.harnesses.lm_eval import options_given
 from promptrl_plugin.harnesses.options import StrategyOptions
-from promptrl_plugin.harnesses.session import open_checker, open_strategy
+from promptrl_plugin.harnesses.session import check_visible, open_checker, open_strategy
 from promptrl_plugin.prompts.state import PromptState
 from promptrl_plugin.prompts.template import render
 from promptrl_plugin.records import Decoding, GroupVerdict, Prompt, Sample, Status, Task
@@ -83,6 +83,7 @@ class StrategyTask(ConfigurableTask):  # type: ignore[misc]  # untyped
         if self._strategy == "direct":
             given.pop("policy", None)
         self._options = StrategyOptions.parse(given)
+        check_visible(self._options.feedback, self._suite)
         self._backbone = LMEvalBackbone(lm, model_name(lm), chat=chat, system_instruction=system_instruction)
         try:
             self._solver, _ = open_strategy(self._options, self._backbone)

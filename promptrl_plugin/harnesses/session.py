@@ -14,7 +14,7 @@ from promptrl_plugin.backbones.caching import CachingBackbone
 from promptrl_plugin.checking.base import Judge
 from promptrl_plugin.config import EnvConfig, JudgeConfig, to_dict
 from promptrl_plugin.env.feedback import Checker, NoFeedback, make_checker
-from promptrl_plugin.errors import ConfigError, UnknownNameError
+from promptrl_plugin.errors import ConfigError, DataError, UnknownNameError
 from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions, StrategyOptions
 from promptrl_plugin.harnesses.samples import SampleFiles, samples_path
 from promptrl_plugin.records import Feedback, Sample, Task
@@ -22,7 +22,16 @@ from promptrl_plugin.storage.cache import Cache
 from promptrl_plugin.strategies.base import Strategy
 from promptrl_plugin.suites.base import Suite
 
-__all__ = ["Listener", "TerminalListener", "open_backbone", "open_checker", "run", "solve_suite"]
+__all__ = [
+    "Listener",
+    "TerminalListener",
+    "check_request",
+    "check_visible",
+    "open_backbone",
+    "open_checker",
+    "run",
+    "solve_suite",
+]
 
 
 class Listener(Protocol):
@@ -50,8 +59,9 @@ def run(options: SolveOptions, listener: Listener) -> Path:
     from promptrl_plugin.harnesses.crossfit import solve_crossfit
     from promptrl_plugin.suites.registry import load_suite
 
-    check_strategy(options.strategy.strategy)
+    check_request(options.strategy)
     suite = load_suite(options.suite)
+    check_visible(options.strategy.feedback, suite)
     with ExitStack() as stack:
         cache = stack.enter_context(Cache())
         backbone = open_backbone(options.backbone, cache)
@@ -141,6 +151,33 @@ def check_strategy(name: str) -> None:
         raise UnknownNameError("strategy", name, strategy_names())
 
 
+def check_request(options: StrategyOptions) -> None:
+    """Report an unknown strategy, or a policy that is not there or is another's, before a model is loaded.
+
+    Raises:
+        UnknownNameError: There is no such strategy.
+        BundleError: The policy is missing, damaged, or another learner's.
+    """
+    from promptrl_plugin.agent.bundle import PolicyBundle
+
+    check_strategy(options.strategy)
+    if options.policy is not None:
+        PolicyBundle.load(options.policy).check_strategy(options.strategy)
+
+
+def check_visible(feedback: Feedback, suite: Suite) -> None:
+    """Make sure that visible feedback has something to show; single tasks may lack visible tests.
+
+    Raises:
+        DataError: It has not, in the whole suite.
+    """
+    if feedback is Feedback.VISIBLE and not any(t.visible.asserts for t in suite.tasks()):
+        raise DataError(
+            f"no task of suite {suite.name} shows a test in its prompt, so there is no feedback to see; "
+            "use --feedback none, or data whose prompts show a test"
+        )
+
+
 def open_strategy(options: StrategyOptions, backbone: Backbone) -> tuple[Strategy, str]:
     """The strategy, and the content hash of its policy (empty where it has none).
 
@@ -155,9 +192,14 @@ def open_strategy(options: StrategyOptions, backbone: Backbone) -> tuple[Strateg
 
 
 def open_checker(feedback: Feedback, suite: Suite, stack: ExitStack, cache: Cache | None = None) -> Checker:
-    """What `feedback` shows; the judge's workers end with `stack`. Hidden tests are read for oracle only."""
+    """What `feedback` shows; the judge's workers end with `stack`. Hidden tests are read for oracle only.
+
+    Raises:
+        DataError: Visible tests are to be shown, and there are none.
+    """
     if feedback is Feedback.NONE:
         return NoFeedback()
+    check_visible(feedback, suite)
     from promptrl_plugin.checking.caching import CachingJudge
     from promptrl_plugin.checking.judge import IsolatedJudge
 

@@ -68,6 +68,8 @@ def test_like_takes_over_settings_and_what_was_spent(
         (("--ablate", "no-lexicals"), "no-lexical"),
         (("--generations", "5"), "follows from its --steps"),
         (("--learner", "linucb", "--generations", "0"), "--generations 1 or more"),
+        (("--steps", "0"), "--steps 1 or more"),
+        (("--limit", "-1"), "use 1 or more"),
         (("--like", "nowhere"), "holds no run"),
         (("--like", "a", "--config", "b"), "leave out --config"),
     ],

@@ -13,7 +13,7 @@ import pytest
 from promptrl_plugin.backbones.base import Backbone
 from promptrl_plugin.backbones.caching import CachingBackbone
 from promptrl_plugin.backbones.scripted import ScriptedBackbone
-from promptrl_plugin.errors import ConfigError, UnknownNameError
+from promptrl_plugin.errors import BackboneError, BundleError, ConfigError, UnknownNameError
 from promptrl_plugin.evaluation import compare
 from promptrl_plugin.evaluation.compare import Cell, Matrix, load_results, read_results, run_matrix, submitted_after
 from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions
@@ -142,6 +142,10 @@ def test_both_selectors_have_a_folder_each(tmp_path: Path, scripted: ScriptedBac
         ({"strategies": ("direct", "direct")}, ConfigError),
         ({"seeds": ()}, ConfigError),
         ({"strategies": ("best-of-n",)}, UnknownNameError),
+        ({"suite": "starter-tests"}, UnknownNameError),
+        ({"budget": 0}, ConfigError),
+        ({"feedback": "all"}, ConfigError),
+        ({"strategies": ("promptrl",), "policy": "nowhere"}, BundleError),
     ],
 )
 def test_bad_matrices_are_refused_before_anything_is_written(
@@ -149,6 +153,16 @@ def test_bad_matrices_are_refused_before_anything_is_written(
 ):
     with pytest.raises(error):
         run_matrix(replace(MATRIX, **change), tmp_path / "out", Silent())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_cannot_be_had_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: Any) -> Backbone:
+        raise BackboneError("no server; start one")
+
+    monkeypatch.setattr(compare, "open_backbone", fail)
+    with pytest.raises(BackboneError):
+        run_matrix(MATRIX, tmp_path / "out", Silent())
     assert not (tmp_path / "out").exists()
 
 
@@ -192,6 +206,7 @@ def test_a_row_keeps_its_policy_and_rows_may_be_added(tmp_path: Path, monkeypatc
         return options.root / str(options.strategy.policy)
 
     monkeypatch.setattr(compare, "solve_suite", one)
+    monkeypatch.setattr(compare, "check_request", lambda _: None)  # the policies are names only
     monkeypatch.setattr(compare, "outcomes_of", lambda *_: [])
     first = replace(MATRIX, strategies=("linucb",), policies=(("linucb", "l"),))
     run_matrix(first, tmp_path / "out", Silent())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 from promptrl_plugin.backbones.caching import CachingBackbone
 from promptrl_plugin.backbones.scripted import ScriptedBackbone
-from promptrl_plugin.errors import BackboneError, ConfigError, UnknownNameError
+from promptrl_plugin.errors import BackboneError, BundleError, ConfigError, DataError, UnknownNameError
 from promptrl_plugin.harnesses import session
 from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions, StrategyOptions
 from promptrl_plugin.records import Feedback
@@ -117,6 +119,33 @@ def test_failure_ends_the_display_and_keeps_what_is_done(suite: Any, tmp_path: P
     with pytest.raises(BackboneError):
         session.solve_suite(options(tmp_path), suite, ScriptedBackbone(rule), listener)
     assert listener.ended == 1
+
+
+def without_tests(folder: Path) -> Path:
+    """Tasks whose prompts show no test."""
+    rows = [r | {"prompt": re.sub(r"\nassert [^\n]*", "", r["prompt"])} for r in doubles.rows()]
+    path = folder / "bare.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    return path
+
+
+def test_a_suite_without_visible_tests_is_refused_before_anything_is_loaded_or_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MBPP_OVERRIDE_PATH", str(without_tests(tmp_path)))
+    monkeypatch.setattr(session, "open_backbone", None)
+    with pytest.raises(DataError, match="--feedback none"):
+        session.run(options(tmp_path, strategy="best-of-k"), Counter())
+    assert not (tmp_path / "out").exists()
+    session.check_visible(Feedback.NONE, load_suite("mbpp"))
+
+
+def test_a_policy_that_is_not_there_is_reported_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "open_backbone", None)
+    with pytest.raises(BundleError, match="promptrl train"):
+        session.run(options(tmp_path, strategy="promptrl", policy=tmp_path / "nowhere"), Counter())
 
 
 def test_unknown_names(suite: Any, tmp_path: Path) -> None:
