@@ -102,6 +102,7 @@ class PackedEngine:
         self._slots: list[_Slot] = []
         self._rows: list[_Row] = []
         self._clock = self._passes = 0
+        self._cache_argument = kv_cache.cache_argument(model)
         kv_cache.register()
         model.set_attn_implementation(kv_cache.ATTENTION)
 
@@ -328,7 +329,7 @@ class PackedEngine:
         logits: torch.Tensor = self._model(
             input_ids=torch.from_numpy(np.concatenate(ids)).to(device)[None],
             position_ids=pos[None],
-            past_key_values=cache,
+            **{self._cache_argument: cache},
             use_cache=True,
             logits_to_keep=torch.from_numpy(last).to(device),
             packed=cache,

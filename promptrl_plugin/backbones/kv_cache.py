@@ -9,6 +9,7 @@ transformers, so that the model's own code runs unchanged around it.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-__all__ = ["ATTENTION", "GROUP", "Copy", "PackedCache", "Segment", "Step", "attend", "register"]
+__all__ = ["ATTENTION", "GROUP", "Copy", "PackedCache", "Segment", "Step", "attend", "cache_argument", "register"]
 
 ATTENTION = "promptrl_packed"
 """Name under which `attend` is registered with transformers."""
@@ -225,6 +226,11 @@ def _attention(
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
     scores = softcap * torch.tanh(q @ k.transpose(2, 3) * (scale / softcap)) + mask
     return torch.softmax(scores, dim=-1, dtype=torch.float32).to(v.dtype) @ v
+
+
+def cache_argument(model: torch.nn.Module) -> str:
+    """What `model` calls the argument that takes a cache: transformers renamed it in its release 5."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def register() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from promptrl_plugin.backbones.engine import Job, OnFinish
+from promptrl_plugin.backbones.kv_cache import cache_argument
 from promptrl_plugin.backbones.sampling import choose
 
 __all__ = ["StaticEngine"]
@@ -33,6 +34,7 @@ class StaticEngine:
 
     def __init__(self, model: Any, rows: int, pad_id: int) -> None:
         self._model, self._rows, self._pad_id = model, rows, pad_id
+        self._cache_argument = cache_argument(model)
 
     def run(self, jobs: Sequence[Job], on_finish: OnFinish) -> None:
         with torch.inference_mode():
@@ -53,7 +55,7 @@ class StaticEngine:
         live = [(job, list[int]()) for job in batch]
         while live:
             out = self._model(**inputs, use_cache=True)
-            inputs["past_key_values"] = out.past_key_values
+            inputs[self._cache_argument] = out.past_key_values
             draws = [float(job.draws[len(done)]) if len(job.draws) else 0.0 for job, done in live]
             tokens = choose(out.logits[:, -1], [job.decoding for job, _ in live], draws)
             going = []
@@ -94,7 +96,7 @@ class StaticEngine:
         if not rows:
             return
         index = self._tensor(rows)
-        inputs["past_key_values"].batch_select_indices(index)
+        inputs[self._cache_argument].batch_select_indices(index)
         if "encoder_outputs" in inputs:
             inputs["attention_mask"] = inputs["attention_mask"][index]
             encoded = inputs["encoder_outputs"]
