@@ -2,17 +2,14 @@
 """Programs judged a second: promptrl's judge against EvalPlus 0.3.1's, on the same samples, in one run.
 
     python benchmarks/judge.py [--dataset mbpp|humaneval] [--limit N] [--samples FILE …] [--rounds 3] [--out FILE]
-                               [--without-limits]
 
 The samples are, for every task, its canonical solution and a broken program (syntax error, wrong constant,
 exception, no function, in turn), then endless loops, and the model-written programs of `--samples` (EvalPlus
 samples; default: those under benchmarks/results); `--limit` takes that many tasks, evenly spaced. Tasks whose
 reference needs 0.3 s or more are left out on both sides, since their time is the program's own. So is that of a
 program that meets its time limit, a second a test on both sides: of the 1,456 model-written programs 10 do (0.7%,
-one of them an endless loop), and one endless loop for every 150 broken programs is that share. Programs whose check
-took EvalPlus a second or more before the first round are a kind of their own, "meets a limit", and
-`--without-limits` leaves them out, on both sides: what they take, no judge can change, and a hundredth of them is
-most of the time that a fast one needs. Three comparisons, each the median over the rounds, sides taken in turn:
+one of them an endless loop), and one endless loop for every 150 broken programs is that share. Three comparisons,
+each the median over the rounds, sides taken in turn:
 
 * end to end: `promptrl judge --fail-fast` against `evalplus.evaluate`, whole processes, both with their
   expected outputs cached by a run before the first round;
@@ -54,7 +51,6 @@ BROKEN = (
 )
 LOOPS = "def {name}(*args):\n    while True:\n        pass\n"
 LOOP_EVERY = 150
-LIMIT_SECONDS = 1.0  # EvalPlus's least time limit
 
 Samples = dict[str, list[dict[str, str]]]  #: by kind of program
 
@@ -68,14 +64,12 @@ class Timed:
         checking: Seconds of the checking phase.
         kinds: Seconds of it by kind of program.
         statuses: Of every sample.
-        own: EvalPlus's seconds for the check of each sample, in their order.
     """
 
     whole: float
     checking: float
     kinds: dict[str, float]
     statuses: list[list[str]]
-    own: tuple[float, ...] = ()
 
 
 def problems_of(dataset: str) -> dict[str, dict[str, Any]]:
@@ -125,25 +119,8 @@ def make_samples(problems: dict[str, dict[str, Any]], written: Sequence[Path]) -
     canonical = [{"task_id": t, "solution": p["prompt"] + p["canonical_solution"]} for t, p in problems.items()]
     lines = [json.loads(line) for path in written for line in path.read_text().splitlines() if line.strip()]
     model = [{"task_id": r["task_id"], "solution": r["solution"]} for r in lines if r["task_id"] in problems]
-    samples = {"canonical": canonical, "broken": rows(BROKEN) + rows([LOOPS], LOOP_EVERY)}
+    samples = {"canonical": canonical, "broken": rows(BROKEN), "endless loop": rows([LOOPS], LOOP_EVERY)}
     return {**samples, "model-written": model} if model else samples
-
-
-def set_limits_apart(samples: Samples, seconds: Sequence[float], keep: bool) -> Samples:
-    """The samples with those that meet a time limit in a kind of their own, last (or left out).
-
-    Args:
-        samples: By kind.
-        seconds: What the check of each took EvalPlus, in order.
-        keep: Whether to keep those that meet a limit.
-    """
-    left, apart, at = {}, [], 0
-    for kind, rows in samples.items():
-        slow = [s >= LIMIT_SECONDS for s in seconds[at : at + len(rows)]]
-        left[kind] = [row for row, is_slow in zip(rows, slow, strict=True) if not is_slow]
-        apart += [row for row, is_slow in zip(rows, slow, strict=True) if is_slow]
-        at += len(rows)
-    return {**left, "meets a limit": apart} if keep and apart else left
 
 
 def write_problems(dataset: str, problems: dict[str, dict[str, Any]], folder: Path) -> dict[str, str]:
@@ -190,8 +167,7 @@ def evalplus_side(dataset: str, path: Path, samples: Samples, workers: int, env:
     results.unlink(missing_ok=True)  # else EvalPlus asks whether to use them
     whole = run([script, "evaluate", dataset, str(path), str(out), str(workers)], env)
     timed = json.loads(out.read_text())
-    kinds = by_kind(timed["finished"], samples)
-    return Timed(whole, timed["seconds"], kinds, statuses(results), tuple(timed["own"]))
+    return Timed(whole, timed["seconds"], by_kind(timed["finished"], samples), statuses(results))
 
 
 def promptrl_side(dataset: str, path: Path, samples: Samples, workers: int, env: dict[str, str]) -> Timed:
@@ -242,33 +218,27 @@ def write_samples(path: Path, rows: Sequence[dict[str, str]]) -> Path:
     return path
 
 
-def all_rows(samples: Samples) -> list[dict[str, str]]:
-    return [row for rows in samples.values() for row in rows]
-
-
 def compare(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     problems = evenly(problems_of(args.dataset), args.limit)
     samples = make_samples(problems, args.samples)
-    path = write_samples(folder / "samples.jsonl", all_rows(samples))
+    rows = [row for kind in samples.values() for row in kind]
+    path = write_samples(folder / "samples.jsonl", rows)
+    some = write_samples(folder / "some.jsonl", list(evenly(dict(enumerate(rows)), TRAINER_PROGRAMS).values()))
     env = write_problems(args.dataset, problems, folder)
     sides: dict[str, Callable[..., Timed]] = {"evalplus": evalplus_side, "promptrl": promptrl_side}
-    # Expected outputs are cached from here on.
-    first, _ = [side(args.dataset, path, samples, args.workers, env) for side in sides.values()]
-    samples = set_limits_apart(samples, first.own, keep=not args.without_limits)
-    write_samples(path, all_rows(samples))
-    trained = evenly(dict(enumerate(all_rows(samples))), TRAINER_PROGRAMS)
-    some = write_samples(folder / "some.jsonl", list(trained.values()))
+    for side in sides.values():  # expected outputs are cached from here on
+        side(args.dataset, path, samples, args.workers, env)
     times: dict[str, list[Timed]] = {name: [] for name in sides}
     held: list[tuple[float, float]] = []
     for _ in range(args.rounds):
         for name, side in sides.items():
             times[name].append(side(args.dataset, path, samples, args.workers, env))
         held.append(trainer(args.dataset, some, args.workers, env))
-    return summary(len(problems), args.without_limits, samples, times, held)
+    return summary(len(problems), samples, times, held)
 
 
 def summary(
-    tasks: int, without_limits: bool, samples: Samples, times: dict[str, list[Timed]], held: list[tuple[float, float]]
+    tasks: int, samples: Samples, times: dict[str, list[Timed]], held: list[tuple[float, float]]
 ) -> dict[str, Any]:
     programs = sum(map(len, samples.values()))
 
@@ -290,7 +260,6 @@ def summary(
     theirs, ours = times["evalplus"][-1].statuses, times["promptrl"][-1].statuses
     return {
         "tasks": tasks,
-        "without_limits": without_limits,
         "programs": {kind: len(rows) for kind, rows in samples.items()},
         "rounds": len(held),
         "cores": len(os.sched_getaffinity(0)),
@@ -328,7 +297,6 @@ def main() -> None:
     parser.add_argument("--samples", type=Path, nargs="*", default=None)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--without-limits", action="store_true", help="leave out programs that meet a time limit")
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
     if args.samples is None:

@@ -1,8 +1,8 @@
 """The layers that keep a program from the rest of the machine, each used where the machine allows it.
 
-Order of events in a worker: `enter_namespaces` in a process between comparer and zygote, `enter_zygote` and,
-when it has all that it needs, `Layers.enter_once` in the zygote, `Layers.enter_child` in every child before it
-touches the program. What the first three do is paid once a worker.
+Order of events in a worker: `enter_namespaces` in a process between comparer and zygote, `enter_zygote` in
+the zygote, `Layers.enter_child` in every child before it touches the program. What the first two do is paid
+once a worker.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from promptrl_plugin.checking import namespaces
 from promptrl_plugin.checking.landlock import LandlockRules
 from promptrl_plugin.checking.seccomp import SeccompFilter
-from promptrl_plugin.checking.syscalls import LINUX, forbid_privileges, prctl, reason
+from promptrl_plugin.checking.syscalls import LINUX, prctl, reason
 
 __all__ = [
     "Layer",
@@ -71,7 +70,6 @@ class Layers:
     pid_namespace: bool = False
     _landlock: LandlockRules | None = None
     _seccomp: SeccompFilter | None = None
-    _inherited: bool = False
 
     def add(self, name: str, why_not: str = "") -> None:
         self.layers.append(Layer(name, not why_not, why_not))
@@ -87,31 +85,14 @@ class Layers:
         Raises:
             OSError: A layer that was there at the start is refused now.
         """
-        if not self.pid_namespace:  # whose processes end with the first one, the zygote
-            die_with_parent()
-        if self._landlock is not None and not self._inherited:
+        die_with_parent()
+        if self._landlock is not None:
             self._landlock.enter()
         if self._seccomp is not None:
             self._seccomp.install(_getpid())
 
-    def enter_once(self) -> None:
-        """Restrict the zygote as far as that is as good as restricting each child, and cheaper.
-
-        Landlock's rules on files and network are the same, but a child in the zygote's own domain could signal
-        or trace the zygote as far as Landlock goes. So only where seccomp forbids both anyway, and the zygote is
-        the first process of its PID namespace, which no signal from inside can end.
-
-        Raises:
-            OSError: Landlock, which worked in `try_out`, is refused now.
-        """
-        if self._landlock is not None and self._seccomp is not None and self.pid_namespace:
-            self._landlock.enter()
-            self._inherited = True
-
     def prepare(self, scratch: str, without: Collection[str]) -> None:
         """Build what every child enters."""
-        with suppress(OSError):  # then neither layer works, which `try_out` finds
-            forbid_privileges()
         try:
             if "landlock" in without:
                 raise OSError(_OFF)

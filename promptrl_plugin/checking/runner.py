@@ -16,7 +16,6 @@ import posix
 import sys
 from dataclasses import dataclass
 from struct import Struct
-from types import CodeType
 from typing import Any
 
 from promptrl_plugin.checking.codec import CodecError, encode, encode_items
@@ -179,39 +178,19 @@ def run_job(job: Job, calls: list[Any], fd: int) -> None:
         fd: Where frames go.
     """
     with contextlib.suppress(BaseException):
-        program = _Program(job.program)
         for part, inputs in zip(job.parts, calls):  # noqa: B905 - same length by construction
             report = _Reporter(fd, part.value_limit, part.output_limit)
             report.send(Frame.READY)
-            if not _run_part(job, part, program, inputs, report):
+            if not _run_part(job, part, inputs, report):
                 return
 
 
-class _Program:
-    """Source text, compiled when first needed: parts share the code, which no program that leaves no trace changes."""
-
-    __slots__ = ("_code", "_source")
-
-    def __init__(self, source: str) -> None:
-        self._source = source
-        self._code: CodeType | None = None
-
-    def code(self) -> CodeType:
-        if self._code is None:
-            self._code = _compiled(self._source)
-        return self._code
-
-
-def _compiled(source: str) -> CodeType:
-    # As EvalPlus's `exec`, without this module's own ``from __future__ import annotations``.
-    return compile(source, "<string>", "exec", dont_inherit=True)
-
-
-def _run_part(job: Job, part: Part, program: _Program, inputs: Any, report: _Reporter) -> bool:
+def _run_part(job: Job, part: Part, inputs: Any, report: _Reporter) -> bool:
     """Run one part; whether another may follow in this process."""
-    namespace, traceless = _load(part, program, report)
-    if namespace is None:
-        return traceless
+    loaded = _load(job, part, report)
+    if loaded is None:
+        return False
+    namespace, traceless = loaded
     report.send(Frame.IMPORTED)
     if part.entry_point:
         orderly = _call_all(job, part, namespace[part.entry_point], inputs, report)
@@ -229,24 +208,22 @@ def _silence() -> None:
     sys.stdout = sys.stderr = sys.stdin = _stream
 
 
-def _load(part: Part, program: _Program, report: _Reporter) -> tuple[dict[str, Any] | None, bool]:
-    """Run setup and program at module level; the namespace (None when that failed), and whether it left no trace."""
+def _load(job: Job, part: Part, report: _Reporter) -> tuple[dict[str, Any], bool] | None:
+    """Run setup and program at module level; the namespace and `leaves_no_trace`, None when that failed."""
     namespace: dict[str, Any] = {}
     late_setup = False
-    setup: CodeType | None = None
-    code: CodeType | None = None
     try:
         _silence()
-        setup = _compiled(part.setup) if part.setup else None
-        code = program.code()
-        if setup is not None:
+        # As EvalPlus's `exec`, without this module's own ``from __future__ import annotations``.
+        codes = [compile(source, "<string>", "exec", dont_inherit=True) for source in (part.setup, job.program)]
+        if part.setup:
             try:
-                exec(setup, namespace)
+                exec(codes[0], namespace)
             except NameError:  # it builds objects of the program's classes
                 late_setup = True
-        exec(code, namespace)
-        if late_setup and setup is not None:
-            exec(setup, namespace)
+        exec(codes[1], namespace)
+        if late_setup:
+            exec(codes[0], namespace)
         if part.entry_point:
             namespace[part.entry_point]
     except BaseException as e:
@@ -255,13 +232,8 @@ def _load(part: Part, program: _Program, report: _Reporter) -> tuple[dict[str, A
             message = str(str(e))[:300]
         empty = not any(k for k in namespace if k != "__builtins__")
         report.send(Frame.BROKEN, encode((kind, message, empty), 8192))
-        return None, _is_orderly(e) and _traceless(setup, code)
-    return namespace, _traceless(setup, code)
-
-
-def _traceless(*codes: CodeType | None) -> bool:
-    """`leaves_no_trace` of what was run; code that does not compile (None) was not."""
-    return all(leaves_no_trace(code) for code in codes if code is not None)
+        return None
+    return namespace, len(job.parts) > 1 and all(map(leaves_no_trace, codes))
 
 
 def _call_all(job: Job, part: Part, function: Any, inputs: Any, report: _Reporter) -> bool:

@@ -12,9 +12,9 @@ from __future__ import annotations
 import ctypes
 import errno
 from collections.abc import Iterable
-from struct import Struct
+from typing import Any
 
-from promptrl_plugin.checking.syscalls import MACHINE, prepared
+from promptrl_plugin.checking.syscalls import MACHINE, prctl, syscall
 
 __all__ = ["SeccompFilter", "supported"]
 
@@ -62,17 +62,19 @@ _NR, _ARCH_AT, _ARGS = 0, 4, 16
 _X32 = 0x3FFFFFFF  # x32 system calls have a bit above this
 _CLONE_THREAD, _AF_UNIX, _SOCK_STREAM = 0x10000, 1, 1
 _PR_SET_PDEATHSIG, _TIOCSTI, _TIOCLINUX = 1, 0x5412, 0x541C
+_PR_SET_NO_NEW_PRIVS = 38
 _SET_MODE_FILTER, _SPEC_ALLOW = 1, 4
 _SELF = -1  # stands for the child's own process id until it is known
 
 _Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, operand
 
 
-_FILTER, _OPERAND = Struct("=HBBI"), Struct("=I")  # struct sock_filter, and its last field
+class _SockFilter(ctypes.Structure):
+    _fields_ = (("code", ctypes.c_ushort), ("jt", ctypes.c_ubyte), ("jf", ctypes.c_ubyte), ("k", ctypes.c_uint))
 
 
 class _SockFprog(ctypes.Structure):
-    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.POINTER(_SockFilter)))
 
 
 def supported() -> bool:
@@ -83,9 +85,6 @@ def supported() -> bool:
 class SeccompFilter:
     """The filter, built once; `install` puts it on the calling process.
 
-    That happens in every child, where each new page costs: so the call is made ready here, and only the process's
-    id is written into it. No new privileges (`syscalls.forbid_privileges`) must be in force.
-
     Raises:
         OSError: This machine's architecture is not known here.
     """
@@ -93,16 +92,13 @@ class SeccompFilter:
     def __init__(self) -> None:
         if not supported():
             raise OSError(errno.ENOSYS, f"no system-call numbers for {MACHINE}")
-        arch, column, seccomp = _ARCH[MACHINE]
+        arch, column, self._seccomp = _ARCH[MACHINE]
         program = _program(arch, column)
-        self._own = [i * _FILTER.size for i, instruction in enumerate(program) if instruction[3] == _SELF]
-        self._own = [at + _FILTER.size - _OPERAND.size for at in self._own]
-        self._code = bytearray(b"".join(_FILTER.pack(c, t, f, k & 0xFFFFFFFF) for c, t, f, k in program))
-        buffer = (ctypes.c_char * len(self._code)).from_buffer(self._code)
-        self._program = _SockFprog(len(program), ctypes.cast(buffer, ctypes.c_void_p))
-        # Without SPEC_ALLOW older kernels slow the whole process down (speculative store bypass).
-        self._install = prepared(seccomp, _SET_MODE_FILTER, _SPEC_ALLOW, ctypes.byref(self._program))
-        self._install_plainly = prepared(seccomp, _SET_MODE_FILTER, 0, ctypes.byref(self._program))
+        self._own = [i for i, instruction in enumerate(program) if instruction[3] == _SELF]
+        self._code: Any = (_SockFilter * len(program))(
+            *(_SockFilter(c, t, f, k & 0xFFFFFFFF) for c, t, f, k in program)
+        )
+        self._program = _SockFprog(len(program), self._code)
 
     def install(self, pid: int) -> None:
         """Filter the calling process, whose id is `pid`, from now on and for good.
@@ -110,12 +106,14 @@ class SeccompFilter:
         Raises:
             OSError: The kernel refuses.
         """
-        for at in self._own:
-            _OPERAND.pack_into(self._code, at, pid)
+        for i in self._own:
+            self._code[i].k = pid
+        prctl(_PR_SET_NO_NEW_PRIVS, 1)
         try:
-            self._install()
+            # Without SPEC_ALLOW older kernels slow the whole process down (speculative store bypass).
+            syscall(self._seccomp, _SET_MODE_FILTER, _SPEC_ALLOW, ctypes.byref(self._program))
         except OSError:
-            self._install_plainly()
+            syscall(self._seccomp, _SET_MODE_FILTER, 0, ctypes.byref(self._program))
 
 
 def _program(arch: int, column: int) -> list[_Instruction]:

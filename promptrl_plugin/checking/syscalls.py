@@ -7,29 +7,14 @@ import errno
 import os
 import platform
 import sys
-from collections.abc import Callable
 from typing import Any
 
-__all__ = [
-    "LINUX",
-    "MACHINE",
-    "call",
-    "forbid_privileges",
-    "mount",
-    "plain_fork",
-    "prctl",
-    "prepared",
-    "reason",
-    "syscall",
-]
+__all__ = ["LINUX", "MACHINE", "call", "mount", "prctl", "reason", "syscall"]
 
 LINUX = sys.platform == "linux"
 MACHINE = platform.machine()
 
 _libc: Any = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
-# PyDLL keeps the interpreter's lock, so that the child has it, too.
-_PR_SET_NO_NEW_PRIVS = 38
-_fork: Any = ctypes.PyDLL(None, use_errno=True).fork if os.name == "posix" else None
 
 
 def call(name: str, *args: Any) -> int:
@@ -53,25 +38,6 @@ def syscall(number: int, *args: Any) -> int:
     return call("syscall", number, *args)
 
 
-def prepared(number: int, *args: Any) -> Callable[[], None]:
-    """System call `number` with fixed arguments, made ready so that calling it touches little memory."""
-    function = ctypes.CDLL(None, use_errno=True).syscall  # not `_libc`'s, whose type of result stays
-    function.restype = ctypes.c_long
-    given = (ctypes.c_long(number), *(ctypes.c_long(a) if isinstance(a, int) else a for a in args))
-
-    def make() -> None:
-        if function(*given) < 0:
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error))
-
-    return make
-
-
-def forbid_privileges() -> None:
-    """No new privileges for this process and its children (which Landlock and seccomp ask for); raises OSError."""
-    prctl(_PR_SET_NO_NEW_PRIVS, 1)
-
-
 def prctl(option: int, *args: int) -> int:
     """`prctl(2)`; raises OSError."""
     return call("prctl", option, *(args + (0,) * (4 - len(args))))
@@ -85,19 +51,3 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
 def reason(error: OSError) -> str:
     """Short text of an error, for the report."""
     return (os.strerror(error.errno) if error.errno else str(error)).lower()
-
-
-def plain_fork() -> int:
-    """`fork(2)` without Python's handlers, for a process with one thread; returns as `os.fork` does.
-
-    The handlers (of `threading`, `random`, `logging`, …) touch some hundred kilobytes that the child would have
-    to copy. With one thread there is no lock to be reset; random numbers have to be seeded by the caller.
-
-    Raises:
-        OSError: No process could be made.
-    """
-    pid = int(_fork())
-    if pid < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return pid

@@ -13,7 +13,6 @@ import gc
 import json
 import pickle
 import posix
-import random
 import resource
 import select
 import signal
@@ -26,8 +25,7 @@ from typing import Any
 
 from promptrl_plugin.checking import isolation
 from promptrl_plugin.checking.guard import ReliabilityGuard, imports_others, preload
-from promptrl_plugin.checking.runner import Job, Part, run_job
-from promptrl_plugin.checking.syscalls import plain_fork
+from promptrl_plugin.checking.runner import Job, run_job
 
 __all__ = ["LENGTH", "MESSAGE", "NEXT", "STOP", "Message", "ZygoteSettings", "serve"]
 
@@ -41,7 +39,7 @@ _FRAME_BYTES = 9000  # that a frame without a value may take
 _OUT_FD = 3
 
 # `reliability_guard` takes these out of the modules that programs see; the zygote still needs them.
-_kill, _killpg, _chdir, _chmod = posix.kill, posix.killpg, posix.chdir, posix.chmod
+_fork, _kill, _killpg, _chdir, _chmod = posix.fork, posix.kill, posix.killpg, posix.chdir, posix.chmod
 _unlink, _rmdir, _monotonic, _usage = posix.unlink, posix.rmdir, time.monotonic, resource.getrusage
 
 
@@ -85,9 +83,6 @@ def serve(fd: int, settings: ZygoteSettings, layers: isolation.Layers) -> None:
     _send(fd, Message.LAYERS, 0.0, json.dumps(layers.to_json()).encode())
     guard = ReliabilityGuard()
     sys.setrecursionlimit(1000)
-    _limit(settings)
-    _warm_up()
-    layers.enter_once()
     gc.collect()
     gc.freeze()
     poller = select.poll()
@@ -101,39 +96,6 @@ def serve(fd: int, settings: ZygoteSettings, layers: isolation.Layers) -> None:
             _clean(settings.scratch)
 
 
-def _limit(settings: ZygoteSettings) -> None:
-    """Lower this process's own limits, for its children to inherit; none of them can be raised again."""
-    _set_limit(resource.RLIMIT_CORE, 0)
-    _set_limit(resource.RLIMIT_NOFILE, 256)
-    _set_limit(resource.RLIMIT_FSIZE, 1 << 26)
-    if settings.memory_bytes > 0:
-        # EvalPlus's three; the stack's is what lets a deep recursion end in MemoryError, not in a crash.
-        for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA, resource.RLIMIT_STACK):
-            _set_limit(which, settings.memory_bytes)
-
-
-def _set_limit(which: int, limit: int) -> None:
-    hard = resource.getrlimit(which)[1]
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
-    resource.setrlimit(which, (limit, limit))
-
-
-def _warm_up() -> None:
-    """Run a program of our own here, so that what happens at first use happens once instead of in every child.
-
-    The interpreter specialises code that it runs, fills caches and binds symbols: each a page that a child
-    would have to copy.
-    """
-    null = posix.open("/dev/null", posix.O_WRONLY)
-    units = [([1, "a", 0.5, None, (True,)],)] * 20
-    part = Part("f", b"", [60.0] * len(units), 60.0, 1 << 16, 1 << 20)
-    job = Job("def f(x):\n    return x\n", (part, part))
-    for _ in range(3):
-        run_job(job, [units, units], null)
-    posix.close(null)
-
-
 def _detach(fd: int) -> None:
     """Keep no file open but the socket and the null device."""
     null = posix.open("/dev/null", posix.O_RDWR)
@@ -145,11 +107,9 @@ def _detach(fd: int) -> None:
 
 def _run(fd: int, job: Job, settings: ZygoteSettings, layers: isolation.Layers) -> None:
     readable, writable = posix.pipe()
-    pid = plain_fork()
+    pid = _fork()
     if pid == 0:
         try:
-            if "random" in job.program:
-                random.seed()
             _become_child(writable, job, settings, layers)
             run_job(job, [pickle.loads(part.calls) for part in job.parts], _OUT_FD)
         finally:
@@ -168,7 +128,23 @@ def _become_child(writable: int, job: Job, settings: ZygoteSettings, layers: iso
     posix.dup2(writable, _OUT_FD)
     posix.closerange(_OUT_FD + 1, 1 << 16)
     posix.setsid()
-    _set_limit(resource.RLIMIT_CPU, 2 * (int(sum(part.total_limit for part in job.parts)) + 2))
+    _chdir(settings.scratch)
+    seconds = int(sum(part.total_limit for part in job.parts)) + 2
+    limits = {
+        resource.RLIMIT_CPU: seconds * 2,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NOFILE: 256,
+        resource.RLIMIT_FSIZE: 1 << 26,
+    }
+    if settings.memory_bytes > 0:
+        # EvalPlus's three; the stack's is what lets a deep recursion end in MemoryError, not in a crash.
+        for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA, resource.RLIMIT_STACK):
+            limits[which] = settings.memory_bytes
+    for which, limit in limits.items():
+        hard = resource.getrlimit(which)[1]
+        if hard != resource.RLIM_INFINITY:
+            limit = min(limit, hard)
+        resource.setrlimit(which, (limit, limit))
 
 
 def _relay(fd: int, readable: int, job: Job) -> bytes:

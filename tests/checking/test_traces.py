@@ -115,16 +115,6 @@ def test_what_does_not_load_fails_every_group(judge: IsolatedJudge) -> None:
         assert [v.failure for v in verdicts(judge, program)] == [failure, failure]
 
 
-def test_what_fails_to_load_after_leaving_a_trace_fails_every_group(judge: IsolatedJudge) -> None:
-    once = "import math\nif not hasattr(math, 'seen'):\n    math.seen = 1\n    raise ValueError\ndef f(x): return x"
-    assert [v.failure for v in verdicts(judge, once)] == [FailureKind.EXCEPTION, FailureKind.EXCEPTION]
-
-
-def test_groups_that_share_compiled_code_share_no_value(judge: IsolatedJudge) -> None:
-    program = "def f(x, seen=[]):\n    seen.append(x)\n    return x if len(seen) <= 3 else 0\n"
-    assert [v.status for v in verdicts(judge, program)] == [Status.PASS, Status.PASS]
-
-
 def test_annotations_are_evaluated_as_in_evalplus(judge: IsolatedJudge) -> None:
     first, _ = verdicts(judge, "def f(x: List[int]): return x")
     assert (first.status, first.failure) == (Status.FAIL, FailureKind.NAME)
