@@ -124,12 +124,14 @@ class Worker:
 
         Limits are those of a free machine. Where a program met one while it had to share the processor (it lived
         longer than it computed, though not as one that sleeps), it may show that it passes with its limits
-        stretched by as much.
+        stretched by as much. That counts where all of its calls together computed for no longer than one of them
+        may take: then none was slow, and none used the stretched limit to outlast its own.
         """
         met_limit = verdict.status is Status.TIMEOUT or verdict.failure is FailureKind.TIMEOUT
         if met_limit and _BUSY <= stretch <= _ASLEEP:
             (again,) = self._run(program, [plan], stretch, fail_fast=True)
-            return again if again.status is Status.PASS else verdict
+            quick = self._zygote.computed <= min(plan(1.0, True)[0].limits, default=0.0)
+            return again if quick and again.status is Status.PASS else verdict
         return verdict
 
     def _original(self, program: str, spec: CallSpec, fail_fast: bool) -> GroupVerdict:

@@ -27,6 +27,7 @@ class ZygoteClient:
     Attributes:
         layers: Isolation layers, see `isolation.Layers.to_json`.
         stretch: Seconds that the last program's process lived for each second of CPU that it had.
+        computed: Seconds of CPU that it had.
 
     Raises:
         ZygoteDiedError: It could not start.
@@ -34,7 +35,7 @@ class ZygoteClient:
 
     def __init__(self, zygote: socket.socket) -> None:
         self._socket = zygote
-        self.stretch = 1.0
+        self.stretch, self.computed = 1.0, 0.0
         self.layers: list[list[object]] = json.loads(self._receive()[2])
 
     def run(self, job: Job, graders: Sequence[GroupGrader], stop_early: bool = False) -> list[GroupVerdict]:
@@ -70,7 +71,7 @@ class ZygoteClient:
             if not stopped and (run.finished or error is not None):
                 stopped = True
                 self._send(LENGTH.pack(len(STOP)))
-        self.stretch = (time.monotonic() - begin) / max(elapsed, 1e-3)
+        self.stretch, self.computed = (time.monotonic() - begin) / max(elapsed, 1e-3), elapsed
         if error is not None:
             raise error
         if not graders[0].ready:  # the child could not be isolated or forked: no verdict on the program

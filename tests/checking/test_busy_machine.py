@@ -19,8 +19,8 @@ WRONG = GroupVerdict(Status.FAIL, (False,), 1, FailureKind.WRONG_VALUE, "f(1) re
 class SharedProcessor:
     """A zygote whose programs live `stretch` seconds for each second of CPU."""
 
-    def __init__(self, stretch: float, *verdicts: GroupVerdict) -> None:
-        self.stretch = stretch
+    def __init__(self, stretch: float, *verdicts: GroupVerdict, computed: float = 0.5) -> None:
+        self.stretch, self.computed = stretch, computed
         self.verdicts = list(verdicts)
         self.asked: list[tuple[list[float], bool]] = []
 
@@ -48,6 +48,11 @@ def test_a_program_that_had_to_wait_for_the_processor_gets_that_time_back() -> N
 def test_what_is_late_again_keeps_its_first_verdict() -> None:
     again = GroupVerdict(Status.FAIL, (), 1, FailureKind.TIMEOUT, "")
     assert judged(SharedProcessor(2.5, LATE, again)) is LATE
+
+
+def test_time_that_a_program_computed_itself_is_not_given_back() -> None:
+    """A program that catches its timeout and goes on must not pass because the limit was stretched."""
+    assert judged(SharedProcessor(2.5, LATE, PASS, computed=1.8)) is LATE
 
 
 @pytest.mark.parametrize(("stretch", "verdict"), [(1.0, LATE), (1.1, LATE), (40.0, LATE), (2.5, WRONG), (2.5, PASS)])
