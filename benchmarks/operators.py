@@ -129,6 +129,9 @@ def main() -> None:
             f"{r['operator']:40s} {r['tasks']:5d} {100 * r['visible']:7.1f} {100 * r['strict']:6.1f} {r['adds']:5d}"
             f" {r['alone']:5d}"
         )
+    for what in ("visible", "strict"):
+        some = sum(any(o.get(t, {}).get(what) for o in outcomes.values()) for t in plain)
+        print(f"{what}: by at least one of them on {some} of {len(plain)} tasks")
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps({"model": args.model, "rows": rows, "outcomes": outcomes}) + "\n")

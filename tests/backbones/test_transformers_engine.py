@@ -201,3 +201,15 @@ def test_another_attention_takes_the_plain_path(tmp_path: Path) -> None:
     prompts = ["abc", "abd", "a long prompt", "abe"]
     for prompt, completion in zip(prompts, backbone.generate([plain(p) for p in prompts]), strict=True):
         assert completion.text == backbone._tokenizer.decode(reference(folder, prompt), skip_special_tokens=True)
+
+
+def test_sorting_and_grouping_change_nothing(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_SORT_EVERY", 1)
+    monkeypatch.setattr(engine, "_UNLIKE", 0)
+    monkeypatch.setattr(engine.kv_cache, "GROUP", 2)
+    backbone = TransformersBackbone(llama, dtype="float32", rows=5)
+    _, tok = load(llama)
+    prompts = some_prompts()
+    for prompt, made in zip(prompts, backbone.generate([plain(p) for p in prompts]), strict=True):
+        wanted = [t for t in reference(llama, prompt) if t not in END_IDS]
+        assert made.text == tok.decode(wanted, skip_special_tokens=True)
