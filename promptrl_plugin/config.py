@@ -177,6 +177,8 @@ class TrainConfig:
     example_suite: str = "examples"  #: solved tasks that operators may show; it ships with the package
     validation_fraction: float = 0.15  #: of the train tasks, held out for checkpoint selection
     validate_every: int = 4  #: rollouts between validations
+    generated_tests: bool = False  #: where a task has no plus test, also reward what its reference returns on probes
+    survey: int = 0  #: before PPO, draws of every operator from every train task's own prompt, for `PPOConfig.replays`
     variants: int = 2  #: distinct sampling seeds that repeated episodes on one task cycle through
     operator_kinds: tuple[str, ...] = ("direct", "lexical", "semantic")
     operators: tuple[str, ...] = ()  #: only these of the operators of those kinds (none named: all of them)

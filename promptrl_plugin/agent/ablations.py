@@ -27,7 +27,7 @@ def _without_features(*blocks: str) -> Callable[[TrainConfig], TrainConfig]:
     return lambda c: replace(c, blank_features=(*(b for b in c.blank_features if b not in blocks), *blocks))
 
 
-#: Name to what it does. *Revert* and *stop* stay without direct operators; blank features are 0, not left out.
+#: Name to what it does. *Revert*, *reset* and *stop* stay without direct operators; blank features are 0, not left out.
 ABLATIONS: Mapping[str, Callable[[TrainConfig], TrainConfig]] = MappingProxyType(
     {
         "no-direct": _without_kind("direct"),

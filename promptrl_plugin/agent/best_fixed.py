@@ -2,7 +2,7 @@
 
 At each position every operator that generates is tried after the sequence so far, on train tasks that the
 sequence leaves unfinished; the one after which most submissions are right joins it. (*Stop* is what the end of
-the sequence does, *revert* makes no program of its own.) The train generations left are shared equally between
+the sequence does, *revert* and *reset* make no program.) The train generations left are shared equally between
 the positions left, and within a position by sequential halving (Karnin, Koren and Somekh 2013, "Almost optimal
 exploration in multi-armed bandits"): all operators are tried on a few tasks, the better half on more, and so on,
 always on the same tasks and with what was seen before kept, until one is left.

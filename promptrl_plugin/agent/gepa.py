@@ -15,7 +15,6 @@ from typing import Any
 
 from promptrl_plugin.agent.parts import TrainingParts
 from promptrl_plugin.agent.progress import MetricsLog, Quota, TrainListener, TrainResult, finish
-from promptrl_plugin.env.feedback import judge_hidden
 from promptrl_plugin.env.reward import all_pass, pass_fraction, potential, reward
 from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.prompts.programs import to_program
@@ -63,7 +62,7 @@ class Instructions:
         from gepa.core.adapter import EvaluationBatch
 
         programs = self._programs(batch, candidate[_COMPONENT])
-        judged = judge_hidden(self._parts.judge, [(t.task, t.hidden, p) for t, p in zip(batch, programs, strict=True)])
+        judged = self._parts.rollout.grader.grade(list(zip(batch, programs, strict=True)))
         scores = [self._score(*x) for x in zip(batch, programs, judged, strict=True)]
         self.evaluations += len(batch)
         traces = [self._trace(*x) for x in zip(batch, programs, judged, strict=True)] if capture_traces else None

@@ -16,6 +16,7 @@ from promptrl_plugin.checking.caching import CachingJudge
 from promptrl_plugin.checking.judge import IsolatedJudge
 from promptrl_plugin.config import TrainConfig, to_dict
 from promptrl_plugin.env.context import Projection
+from promptrl_plugin.env.grader import TrainGrader
 from promptrl_plugin.env.observation import OBSERVATION_VERSION, ObservationLayout
 from promptrl_plugin.env.recall import Recall
 from promptrl_plugin.env.rollout import Rollout
@@ -127,10 +128,20 @@ def build(
         config.env, Feedback(config.env.feedback), backbone.chat, config.seed, (rewriter or backbone).chat
     )
 
+    grader = TrainGrader(judge, config.generated_tests)
+
     def rollout(of: Sequence[TrainTask]) -> Rollout:
-        contexts = setup.task_contexts([t.task for t in of])
         return Rollout(
-            of, contexts, context, config.reward, config.ppo.gamma, backbone, judge, rewriter, listener.generation
+            of,
+            setup.task_contexts([t.task for t in of]),
+            context,
+            config.reward,
+            config.ppo.gamma,
+            backbone,
+            judge,
+            rewriter,
+            listener.generation,
+            grader,
         )
 
     return TrainingParts(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from promptrl_plugin.agent.best_fixed import train_best_fixed
 from promptrl_plugin.agent.gepa import train_gepa
@@ -25,6 +25,7 @@ from promptrl_plugin.agent.progress import (
 )
 from promptrl_plugin.agent.tensorfile import load_tree, save_tree
 from promptrl_plugin.agent.warm_start import clone
+from promptrl_plugin.env.rollout import RewardedEpisode, Rollout
 from promptrl_plugin.env.vector_env import VectorPromptEnv
 from promptrl_plugin.errors import UnknownNameError
 from promptrl_plugin.storage.runs import RunFolder
@@ -99,12 +100,39 @@ def train_ppo(parts: TrainingParts, run: RunFolder, listener: TrainListener, *, 
             listener.stage("random choice on the validation tasks")
             row = {"steps": 0.0} | random_choice(parts)
             listener.metrics(row)
+            survey(parts, listener)
             log.write(row | _warm_start(agent, env, parts, listener))
         listener.stage("train", config.ppo.total_steps)
         listener.advance(agent.num_timesteps)
         agent.learn()
     policy = best_policy(run)
     return finish(parts, run, policy.spec(), policy.tensors(), best.solved)
+
+
+def survey(parts: TrainingParts, listener: TrainListener) -> None:
+    """Generate what every operator makes of every train task's own prompt, `TrainConfig.survey` times.
+
+    Replays then begin with all of it in memory: an episode of any first operators, with *reset* between them,
+    needs no new generation.
+    """
+    rollout, draws = parts.rollout, parts.config.survey
+    actions = [a for a in rollout.context.table.actions if a.operator.generates]
+    reset = rollout.context.table.names.index("reset")
+    if not draws:
+        return
+    listener.stage("survey of the operators", draws * len(actions) * len(rollout.tasks))
+    for action in actions:
+        episodes = [rollout.start(i) for i in range(len(rollout.tasks))]
+        for _ in range(draws):
+            _take(rollout, episodes, action.index)
+            _take(rollout, episodes, reset)
+            listener.advance(len(episodes))
+
+
+def _take(rollout: Rollout, episodes: Sequence[RewardedEpisode], action: int) -> None:
+    """Take an action wherever it may be taken."""
+    if moves := [(e, action) for e in episodes if not e.episode.done and e.episode.mask()[action]]:
+        rollout.step(moves)
 
 
 def _warm_start(agent: PPO, env: VectorPromptEnv, parts: TrainingParts, listener: TrainListener) -> dict[str, float]:

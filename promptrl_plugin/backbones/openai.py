@@ -43,6 +43,8 @@ class OpenAIBackbone:
         api_key: None takes ``$OPENAI_API_KEY``; local servers need none.
         server: Concurrency, time limit and retries.
         open_turn: Whether the server goes on from an unfinished last turn; None asks it what it is.
+        start: Command that starts such a server, for the error that there is none (default: vLLM's).
+        address: Environment variable that its address can come from, for the same error.
 
     Raises:
         BackboneError: The server cannot be reached, or refuses the key.
@@ -60,6 +62,8 @@ class OpenAIBackbone:
         api_key: str | None = None,
         server: ServerConfig | None = None,
         open_turn: bool | None = None,
+        start: str = "",
+        address: str = "OPENAI_BASE_URL",
     ) -> None:
         self.name = model
         self.url = (base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
@@ -74,7 +78,7 @@ class OpenAIBackbone:
         )
         self._stop = threading.Event()
         try:
-            owner = self._owner()
+            owner = self._owner(start or f"vllm serve {model}", address)
         except BaseException:
             self._client.close()
             raise
@@ -204,14 +208,14 @@ class OpenAIBackbone:
                 pause = max(pause, float(response.headers.get("retry-after", 0)))
         return min(pause, self._server.max_backoff)
 
-    def _owner(self) -> str:
+    def _owner(self, start: str, address: str) -> str:
         """Ask the server what it is; also finds out early that it is down or does not have the model."""
         try:
             response = self._client.get(f"{self.url}/models", timeout=10.0)
         except httpx.TransportError as e:
             raise BackboneError(
-                f"no server at {self.url} ({e}); start one (e.g. `vllm serve {self.name}`), or give its address with "
-                "--base-url or OPENAI_BASE_URL"
+                f"no server at {self.url} ({e}); start one (e.g. `{start}`), or give its address with --base-url or "
+                f"{address}"
             ) from None
         if response.status_code in {401, 403}:
             raise self._refused(response)

@@ -58,8 +58,11 @@ def _openai(name: str, *, dtype: str, base_url: str | None) -> Backbone:
 
 
 def _ollama(name: str, *, dtype: str, base_url: str | None) -> Backbone:
+    from promptrl_plugin.backbones.openai import OpenAIBackbone
+
     host = os.environ.get("OLLAMA_HOST") or "localhost:11434"
-    return _openai(name, dtype=dtype, base_url=base_url or f"{host if '://' in host else f'http://{host}'}/v1")
+    url = base_url or f"{host if '://' in host else f'http://{host}'}/v1"
+    return OpenAIBackbone(name, url, start="ollama serve", address="OLLAMA_HOST")
 
 
 def _evalplus(backend: str) -> BackboneFactory:

@@ -16,11 +16,23 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
-__all__ = ["GenerationProgress", "TrainProgress", "console", "error_console"]
+__all__ = ["GenerationProgress", "TrainProgress", "console", "error_console", "print_whole"]
+
+_ANY_WIDTH = 10_000  # columns, more than any table has
 
 console = Console()
 error_console = Console(stderr=True)
+
+
+def print_whole(table: Table) -> None:
+    """Print a table with nothing cut: folded to a terminal's width, as wide as it needs in a file or pipe."""
+    for column in table.columns:
+        column.overflow = "fold"
+    if not console.is_terminal:
+        table.width = console.measure(table, options=console.options.update(max_width=_ANY_WIDTH)).maximum
+    console.print(table, crop=False)
 
 
 def _progress() -> Progress:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from promptrl_plugin.cli.console import GenerationProgress, console
+from promptrl_plugin.cli.console import GenerationProgress, console, print_whole
 from promptrl_plugin.config import DEFAULT_BACKBONE, DEFAULT_BUDGET, DEFAULT_SUITE
 from promptrl_plugin.errors import ConfigError
 
@@ -149,7 +149,7 @@ def suites() -> None:
             table.add_row(name, "–", "–", str(error))
             continue
         table.add_row(name, str(len(suite.tasks())), suite.version, _note(suite))
-    console.print(table)
+    print_whole(table)
 
 
 def scores_table(rows: dict[str, Scores], *, soft: bool = True) -> Table:

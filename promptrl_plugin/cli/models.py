@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from promptrl_plugin.cli.console import console
+from promptrl_plugin.cli.console import console, print_whole
 
 __all__ = ["app"]
 
@@ -22,7 +22,7 @@ def list_() -> None:
     table = Table("alias", "hub id", "size", "source", "in the cache")
     for row in list_models():
         table.add_row(row.alias, row.hub_id, row.size, row.source, "yes" if row.present else "no")
-    console.print(table)
+    print_whole(table)
 
 
 @app.command("pull")

@@ -100,13 +100,16 @@ def run_training(resolved: defaults.TrainConfig, folder: Path, *, resume: bool) 
     """Train with a progress display; returns the bundle's folder.
 
     Raises:
-        UnknownNameError: There is no such learner.
+        UnknownNameError: There is no such learner or suite.
+        ConfigError: The suite is one that is evaluated.
+        DataError: It has no data, or no task that can train.
     """
     if resolved.learner not in defaults.LEARNED.values():
         raise UnknownNameError("learner", resolved.learner, defaults.LEARNED.values())
     from promptrl_plugin.agent.parts import build
     from promptrl_plugin.agent.train import train as train_agent
     from promptrl_plugin.storage.runs import RunFolder
+    from promptrl_plugin.suites.registry import load_train_suite
 
     begun = RunFolder(folder).config_path.exists()
     if begun:
@@ -115,9 +118,10 @@ def run_training(resolved: defaults.TrainConfig, folder: Path, *, resume: bool) 
         resolved = defaults.from_dict(defaults.TrainConfig, run.config())
     elif resume:
         console.print(f"{folder} holds no run yet: beginning one", highlight=False, soft_wrap=True)
+    suite = load_train_suite(resolved.suite)  # refuses before a model is loaded or a folder made
     command = "promptrl " + shlex.join(sys.argv[1:])
     with TrainProgress() as progress:
-        parts = build(resolved, progress, command=command)
+        parts = build(resolved, progress, command=command, suite=suite)
         try:
             run = RunFolder.open(folder) if begun else RunFolder.create(folder, resolved)
             console.print(parts.description(), highlight=False)

@@ -116,6 +116,7 @@ class Episode:
             other_examples=self.task_context.other_examples,
             tried=frozenset(self._tried),
             rewriter_chat=self.context.rewriter_chat,
+            moved=bool(self.steps) and self.steps[-1].attempt is None,
         )
 
     def mask(self) -> npt.NDArray[np.bool_]:

@@ -19,6 +19,7 @@ from promptrl_plugin.suites.hidden import CallGroup, HiddenTests
 __all__ = [
     "Checker",
     "Executor",
+    "JudgeExecutor",
     "NoFeedback",
     "OracleFeedback",
     "VisibleFeedback",
@@ -53,7 +54,7 @@ class _NoExecutor:
         return [()] * len(programs)
 
 
-class _JudgeExecutor:
+class JudgeExecutor:
     """Runs programs in the judge, on inputs generated from the visible ones whatever the feedback mode.
 
     Programs that differ only in layout or comments are the same program here.
@@ -87,7 +88,7 @@ class NoFeedback:
         return [None] * len(programs)
 
 
-class VisibleFeedback(_JudgeExecutor):
+class VisibleFeedback(JudgeExecutor):
     """``feedback=visible``: the outcome of the visible tests; None for a task that has none.
 
     Raises:
@@ -103,7 +104,7 @@ class VisibleFeedback(_JudgeExecutor):
         return out
 
 
-class OracleFeedback(_JudgeExecutor):
+class OracleFeedback(JudgeExecutor):
     """``feedback=oracle``: the visible and hidden tests as one group (the paper's protocol).
 
     Results made with it carry the mark *oracle* and are not eligible for a leaderboard entry.

@@ -64,22 +64,25 @@ class Recall:
         mask = np.zeros(episode.context.table.n, dtype=np.bool_)
         if episode.done:
             return mask
-        allowed = episode.mask()
-        for action in np.flatnonzero(allowed):
+        for action in np.flatnonzero(episode.mask()):
             mask[action] = self._known_step(episode, int(action))
-        names = episode.context.table.names
-        moves = [i for i in np.flatnonzero(mask) if names[i] != "stop"]
-        return mask if moves else np.zeros_like(mask)
+        table = episode.context.table.actions
+        return mask if any(table[a].name != "stop" for a in np.flatnonzero(mask)) else np.zeros_like(mask)
 
     def _known_step(self, episode: Episode, action: int) -> bool:
-        """Whether a step asks only for completions that are remembered, as far as its first program."""
-        effects = episode.fork().perform(action)
+        """Whether a step asks only for completions that are remembered, as far as its first program.
+
+        One that only goes to another prompt counts where it leads on.
+        """
+        operator = episode.context.table.actions[action].operator
+        after = episode.fork()
+        effects = after.perform(action)
         answer: Any = None
         while True:
             try:
                 effect = effects.send(answer)
             except StopIteration:
-                return True  # it generates nothing
+                return operator.name == "stop" or bool(self._compute(after).any())
             if not isinstance(effect, Generate):
                 return True  # a program is there; what is judged or run costs no generation
             source = self._rewriter if effect.rewriter and self._rewriter is not None else self._backbone

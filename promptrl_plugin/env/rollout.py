@@ -13,7 +13,8 @@ from promptrl_plugin.checking.base import Judge
 from promptrl_plugin.config import RewardConfig
 from promptrl_plugin.env.context import EpisodeContext, TaskContext
 from promptrl_plugin.env.episode import Episode, StepRecord
-from promptrl_plugin.env.feedback import judge_hidden, make_checker
+from promptrl_plugin.env.feedback import make_checker
+from promptrl_plugin.env.grader import TrainGrader
 from promptrl_plugin.env.reward import all_pass, pass_fraction, potential, reward
 from promptrl_plugin.env.scheduler import Job, Scheduler, TimeShares
 from promptrl_plugin.prompts.operators.base import Attempt
@@ -58,6 +59,7 @@ class Rollout:
         judge: Judges them (wrap it in a cache).
         rewriter: Writes rewrites; None for the backbone itself.
         on_generation: Called at every finished generation.
+        grader: Says how good a program is; by default the judge's verdicts on the hidden tests do.
     """
 
     def __init__(
@@ -71,12 +73,13 @@ class Rollout:
         judge: Judge,
         rewriter: Backbone | None = None,
         on_generation: Callable[[], None] | None = None,
+        grader: TrainGrader | None = None,
     ) -> None:
         if len(tasks) != len(contexts) or not tasks:
             raise ValueError(f"{len(tasks)} tasks with {len(contexts)} contexts")
         self.tasks, self.contexts, self.context = list(tasks), list(contexts), context
         self.reward_config, self.gamma = reward_config, gamma
-        self._judge = judge
+        self.grader = grader or TrainGrader(judge)
         hidden = {t.task.id: t.hidden for t in tasks} if context.feedback is Feedback.ORACLE else None
         self._scheduler = Scheduler(backbone, make_checker(context.feedback, judge, hidden), rewriter, on_generation)
 
@@ -101,8 +104,8 @@ class Rollout:
         return [self._reward(e, r, phi) for (e, _), r, phi in zip(moves, records, before, strict=True)]
 
     def _grade(self, attempts: Sequence[tuple[RewardedEpisode, Attempt]]) -> None:
-        programs = [(self.tasks[e.index].task, self.tasks[e.index].hidden, a.program) for e, a in attempts]
-        for (e, attempt), verdicts in zip(attempts, judge_hidden(self._judge, programs), strict=True):
+        programs = [(self.tasks[e.index], a.program) for e, a in attempts]
+        for (e, attempt), verdicts in zip(attempts, self.grader.grade(programs), strict=True):
             fraction = pass_fraction(verdicts)
             phi = potential(self.reward_config, attempt.program, e.episode.task.entry_point, fraction)
             e.fraction, e.phi = max(e.fraction, fraction), max(e.phi, phi)

@@ -29,7 +29,7 @@ from promptrl_plugin.harnesses.options import (
     unknown_flag,
 )
 
-__all__ = ["concerns_us", "extend_codegen", "extend_evaluate", "parse_flags"]
+__all__ = ["concerns_us", "extend_codegen", "extend_evaluate", "in_evalplus_words", "parse_flags"]
 
 #: Defaults that differ from EvalPlus's once a strategy is asked for.
 _DEFAULTS: Mapping[str, Any] = {"dataset": DEFAULT_SUITE, "model": DEFAULT_BACKBONE, "backend": "hf", "dtype": "auto"}
@@ -125,6 +125,11 @@ def parse_flags(flags: Mapping[str, Any]) -> SolveOptions:
         resume=bool(flags.get("resume", True)),
         id_range=_id_range(flags.get("id_range")),
     )
+
+
+def in_evalplus_words(message: str) -> str:
+    """An error's text with the flags that promptrl and EvalPlus spell differently as EvalPlus's user types them."""
+    return message.replace("--base-url", "--base_url")
 
 
 def _solve(flags: Mapping[str, Any]) -> str:

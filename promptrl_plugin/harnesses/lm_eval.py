@@ -12,8 +12,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
@@ -33,6 +35,10 @@ TASK_NAMES = frozenset(
 #: Names of lm-eval's own Transformers model, for which the bare command line has a default.
 _TRANSFORMERS = frozenset({"hf", "hf-auto", "huggingface"})
 _BARE_BATCH_SIZE = 16
+
+#: Options that the harness's user gives in ``--metadata`` or the environment (``--split`` cannot be given).
+_OPTIONS = tuple(k for k in STRATEGY_FLAGS if k not in ("strategy", "split"))
+_FLAG = re.compile(rf"--({'|'.join(_OPTIONS)})(?![\w-])(?: (\d+|none|visible|oracle)\b)?")
 
 _METADATA: ContextVar[Mapping[str, Any]] = ContextVar("promptrl_metadata", default={})  # noqa: B039, never written to
 _log = logging.getLogger("promptrl")
@@ -70,17 +76,19 @@ def extend_evaluator(module: Any) -> None:
     @functools.wraps(evaluate)
     def evaluate_with_lm(*args: Any, **kwargs: Any) -> Any:
         call = _bind(evaluate, args, kwargs)
-        for task in _our_tasks(call.get("task_dict") or {}):
-            task.attach(call["lm"], bool(call.get("apply_chat_template")), call.get("system_instruction"))
-        return evaluate(*args, **kwargs)
+        with _in_lm_eval_words():
+            for task in _our_tasks(call.get("task_dict") or {}):
+                task.attach(call["lm"], bool(call.get("apply_chat_template")), call.get("system_instruction"))
+            return evaluate(*args, **kwargs)
 
     @functools.wraps(simple_evaluate)
     def simple_evaluate_with_default(*args: Any, **kwargs: Any) -> Any:
         call = _bind(simple_evaluate, args, kwargs)
-        if _is_bare(call):
-            call.update(_embedded(call))
-        elif _is_ours(call):
-            call["model_args"] = _located(call.get("model_args"))
+        with _in_lm_eval_words():
+            if _is_bare(call):
+                call.update(_embedded(call))
+            elif _is_ours(call):
+                call["model_args"] = _located(call.get("model_args"))
         with _metadata(call):
             return simple_evaluate(**call)
 
@@ -196,7 +204,30 @@ def _metadata(call: Mapping[str, Any]) -> Iterator[None]:
 
 def options_given(task_metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     """A strategy's options from ``PROMPTRL_BUDGET`` and the like, and over them from ``--metadata``."""
-    names = [k for k in STRATEGY_FLAGS if k not in ("strategy", "split")]
-    environment = {k: value for k in names if (value := os.environ.get(f"PROMPTRL_{k.upper()}"))}
+    environment = {k: value for k in _OPTIONS if (value := os.environ.get(_variable(k)))}
     metadata = {**(task_metadata or {}), **_METADATA.get()}
-    return environment | {k: metadata[k] for k in names if metadata.get(k) is not None}
+    return environment | {k: metadata[k] for k in _OPTIONS if metadata.get(k) is not None}
+
+
+@contextlib.contextmanager
+def _in_lm_eval_words() -> Iterator[None]:
+    """Make errors of our options, which name the flags of ``promptrl``, name what lm-eval's user types."""
+    try:
+        yield
+    except UserError as e:
+        text = str(e).replace("--split crossfit", "`promptrl solve` with --split crossfit")
+        text = text.replace("--backend openai", "--model local-chat-completions")
+        e.args = (_FLAG.sub(_metadata_word, text),)
+        raise
+
+
+def _metadata_word(flag: re.Match[str]) -> str:
+    name, value = flag.groups()
+    if value is None:
+        blank = "…" if name in ("budget", "seed") else '"…"'
+        return f"--metadata '{{\"{name}\": {blank}}}' (or {_variable(name)})"
+    return f"--metadata '{json.dumps({name: int(value) if value.isdecimal() else value})}'"
+
+
+def _variable(option: str) -> str:
+    return f"PROMPTRL_{option.upper()}"

@@ -88,7 +88,7 @@ class StrategyTask(ConfigurableTask):  # type: ignore[misc]  # untyped
         try:
             self._solver, _ = open_strategy(self._options, self._backbone)
         except BundleError as e:
-            raise BundleError(f'{e} (here: --metadata \'{{"policy": "FOLDER"}}\', or PROMPTRL_POLICY)') from None
+            raise BundleError(str(e) if "--policy" in str(e) else f"{e}; a policy is given with --policy") from None
 
     @property
     def backbone(self) -> LMEvalBackbone:

@@ -95,7 +95,8 @@ class StrategyOptions:
         if options.split and options.policy:
             raise ConfigError("--split trains its own policies; leave out --policy")
         if options.strategy not in LEARNED and (options.policy or options.split):
-            raise ConfigError(f"strategy {options.strategy!r} is not trained; leave out --policy and --split")
+            flag = "--policy" if options.policy else "--split"
+            raise ConfigError(f"strategy {options.strategy!r} is not trained; leave out {flag}")
         if options.strategy == "direct":  # one greedy generation, whatever else is asked for: one name for one result
             return replace(options, budget=1, feedback=Feedback.NONE, seed=0, selector=Selector())
         return options

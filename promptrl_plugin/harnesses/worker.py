@@ -46,7 +46,7 @@ def solve_apart(flags: Mapping[str, Any]) -> Path:
 
 def main() -> None:
     """Entry point of the child process."""
-    from promptrl_plugin.harnesses.evalplus import parse_flags
+    from promptrl_plugin.harnesses.evalplus import in_evalplus_words, parse_flags
     from promptrl_plugin.harnesses.session import TerminalListener, run
 
     request, outcome = Path(sys.argv[1]), Path(sys.argv[2])
@@ -54,7 +54,7 @@ def main() -> None:
         samples = run(parse_flags(json.loads(request.read_text())), TerminalListener())
         result = {"samples": str(samples)}
     except UserError as e:
-        result = {"error": str(e)}
+        result = {"error": in_evalplus_words(str(e))}
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     outcome.write_text(json.dumps(result))

@@ -37,7 +37,7 @@ class ActionTable:
 
     @classmethod
     def default(cls, kinds: Iterable[str] = KINDS, only: Iterable[str] = ()) -> ActionTable:
-        """The built-in operators of the given kinds; *revert* and *stop*, which generate nothing, are always there.
+        """The built-in operators of the given kinds; those that generate nothing (*revert*, *reset*, *stop*) always.
 
         Args:
             kinds: Of `operators.KINDS`.

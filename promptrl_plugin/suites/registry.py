@@ -7,10 +7,10 @@ from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Literal
 
-from promptrl_plugin.errors import UnknownNameError
+from promptrl_plugin.errors import ConfigError, DataError, UnknownNameError
 from promptrl_plugin.suites.base import Suite
 
-__all__ = ["ENTRY_POINT_GROUP", "SUITES", "load_suite", "suite_names"]
+__all__ = ["ENTRY_POINT_GROUP", "SUITES", "TRAIN_SUITES", "load_suite", "load_train_suite", "suite_names"]
 
 #: Another package adds a suite with an entry point of this group: a callable without arguments that
 #: returns a `Suite`. A built-in name cannot be taken over.
@@ -71,6 +71,18 @@ SUITES: Mapping[str, Callable[[], Suite]] = MappingProxyType(
 )
 
 
+#: Built-in suites that are evaluated, so that none of them trains, each with the one that trains in its place.
+TRAIN_SUITES: Mapping[str, str] = MappingProxyType(
+    {
+        "mbpp": "mbpp-train",
+        "mbpp500": "mbpp-train",
+        "humaneval": "mbpp-train",
+        "starter": "starter-train",
+        "starter-test": "starter-train",
+    }
+)
+
+
 def load_suite(name: str) -> Suite:
     """Load a suite.
 
@@ -85,6 +97,28 @@ def load_suite(name: str) -> Suite:
             suite: Suite = point.load()()
             return suite
     raise UnknownNameError("suite", name, suite_names())
+
+
+def load_train_suite(name: str) -> Suite:
+    """Load a suite to train on.
+
+    Raises:
+        ConfigError: It is one that is evaluated; names the one that trains in its place.
+        UnknownNameError: No suite has that name; near names are suggested.
+        DataError: Its data is not at hand, or none of its tasks has a visible test (those without one never train).
+    """
+    if name in TRAIN_SUITES:
+        raise ConfigError(
+            f"suite {name} is evaluated and must not train; use --suite {TRAIN_SUITES[name]}, or let "
+            f"`promptrl solve --suite {name} --split crossfit:5` train on its folds"
+        )
+    suite = load_suite(name)
+    if not any(task.visible.asserts for task in suite.tasks()):
+        raise DataError(
+            f"no task of suite {name} shows a test in its prompt, and only such tasks train; use another --suite, "
+            "e.g. mbpp-train, or data whose prompts show a test"
+        )
+    return suite
 
 
 def suite_names() -> tuple[str, ...]:

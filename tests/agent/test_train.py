@@ -15,7 +15,7 @@ from promptrl_plugin.agent import parts as parts_module
 from promptrl_plugin.agent import setup as episode_setup
 from promptrl_plugin.agent.bundle import PolicyBundle
 from promptrl_plugin.agent.setup import EpisodeSetup
-from promptrl_plugin.agent.train import train
+from promptrl_plugin.agent.train import survey, train
 from promptrl_plugin.backbones.caching import CachingBackbone
 from promptrl_plugin.backbones.scripted import ScriptedBackbone
 from promptrl_plugin.checking.judge import IsolatedJudge
@@ -122,9 +122,27 @@ def test_training_writes_everything_and_the_policy_solves_held_out_tasks(tmp_pat
     assert all(f"def {t.entry_point}" in s.solution for s, t in zip(samples, tasks, strict=True))
 
 
-@pytest.mark.parametrize("replays", [0, 1])
-def test_a_resumed_run_ends_with_the_parameters_of_an_uninterrupted_one(tmp_path: Path, replays: int):
-    config = replace(CONFIG, ppo=replace(CONFIG.ppo, replays=replays))
+def test_a_survey_generates_what_every_operator_makes_of_the_tasks_own_prompt(
+    tmp_path: Path, scripted: ScriptedBackbone
+):
+    parts = parts_module.build(replace(CONFIG, survey=2), Silent())
+    try:
+        survey(parts, Silent())
+        recall, table = parts.recall(), parts.setup.table
+        for index in range(len(parts.rollout.tasks)):
+            e = parts.rollout.start(index)
+            generating = {a.index for a in table.actions if a.operator.generates and e.episode.mask()[a.index]}
+            assert set(np.flatnonzero(recall.mask(e.episode))) == generating
+        made = len(scripted.requests)
+        survey(parts, Silent())
+        assert len(scripted.requests) == made
+    finally:
+        parts.close()
+
+
+@pytest.mark.parametrize(("replays", "draws"), [(0, 0), (1, 0), (1, 1)])
+def test_a_resumed_run_ends_with_the_parameters_of_an_uninterrupted_one(tmp_path: Path, replays: int, draws: int):
+    config = replace(CONFIG, ppo=replace(CONFIG.ppo, replays=replays), survey=draws)
     whole = PolicyBundle.load(run_training(tmp_path / "whole", config))
 
     class KilledError(Exception):

@@ -14,6 +14,7 @@ import pytest
 from promptrl_plugin.backbones.base import Backbone
 from promptrl_plugin.backbones.caching import CachingBackbone
 from promptrl_plugin.backbones.openai import OpenAIBackbone
+from promptrl_plugin.backbones.registry import load_backbone
 from promptrl_plugin.backbones.replies import SYSTEM
 from promptrl_plugin.config import ServerConfig
 from promptrl_plugin.errors import BackboneError, ConfigError, UnknownNameError
@@ -277,6 +278,13 @@ def test_a_server_that_is_down(server: Server) -> None:
     with pytest.raises(BackboneError, match=r"no server at http://127\.0\.0\.1:9/v1 .*start one .*vllm serve m") as e:
         OpenAIBackbone("m", url)
     assert "\n" not in str(e.value)
+    assert "OPENAI_BASE_URL" in str(e.value)
+
+
+def test_an_ollama_that_is_down() -> None:
+    with pytest.raises(BackboneError, match=r"start one .*`ollama serve`.*--base-url or OLLAMA_HOST") as e:
+        load_backbone("m", backend="ollama", base_url="http://127.0.0.1:9/v1")
+    assert "vllm" not in str(e.value)
 
 
 def test_a_server_that_goes_down(server: Server) -> None:

@@ -25,7 +25,7 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ...
         calls.append(("transformers", str(model), name, dtype))
         return ScriptedBackbone({"": ""}, name=name)
 
-    def server(name: str, base_url: str | None) -> ScriptedBackbone:
+    def server(name: str, base_url: str | None, **_how: str) -> ScriptedBackbone:
         calls.append(("openai", name, base_url))
         return ScriptedBackbone({"": ""}, name=name)
 

@@ -6,10 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from rich.table import Table
 
+from promptrl_plugin.agent import parts
+from promptrl_plugin.backbones.models import list_models
+from promptrl_plugin.cli import console
 from promptrl_plugin.cli import main as cli
-from promptrl_plugin.records import Completion
+from promptrl_plugin.records import AssertGroup, Completion, Task
 from promptrl_plugin.storage.cache import Cache
+from promptrl_plugin.suites import registry
 from promptrl_plugin.suites.registry import load_suite
 
 
@@ -64,6 +70,10 @@ BAD = [
     (("cache", "import", "no.xz"), "check the path"),
     (("train", "--budget", "0"), "--budget 1 or more"),
     (("train", "--suite", "mbpp-trian"), "mbpp-train"),
+    (("train", "--suite", "starter-test"), "--suite starter-train"),
+    (("train", "--suite", "starter"), "--suite starter-train"),
+    (("train", "--suite", "mbpp"), "--suite mbpp-train"),
+    (("train", "--suite", "humaneval"), "--suite mbpp-train"),
     (("train", "--feedback", "oracle"), "--feedback visible"),
     (("train", "--suite", "starter-train", "--model", "smollm2-135m-instrct"), "smollm2-135m-instruct"),
     (("train", "--config", "no.toml"), "no.toml"),
@@ -134,6 +144,45 @@ def test_judge_refuses_torn_foreign_and_missing_samples(
         assert words in capsys.readouterr().err, path.name
         assert not path.with_name(path.stem + "_eval_results.json").exists()
     assert run(monkeypatch, "judge", "--suite", "starter-test", "--samples", str(missing), "--partial") == 0
+
+
+@pytest.mark.parametrize("feedback", ["visible", "none"])
+def test_a_train_suite_that_shows_no_test_is_refused_before_a_model_is_loaded(
+    feedback: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    class Bare:
+        name, version, evalplus_dataset = "bare", "1", None
+
+        def tasks(self) -> list[Task]:
+            return [Task(f"B/{i}", "bare", "mbpp", "Do it.", "f", AssertGroup(())) for i in range(9)]
+
+    monkeypatch.setattr(registry, "SUITES", {"bare": Bare})
+    monkeypatch.setattr(parts, "build", None)
+    assert run(monkeypatch, "train", "--suite", "bare", "--feedback", feedback) == 2
+    error = capsys.readouterr().err
+    assert "no task of suite bare shows a test" in error
+    assert "use another --suite" in error
+    assert error.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_models_list_cuts_nothing_in_a_pipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert run(monkeypatch, "models", "list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    for row in list_models():
+        (line,) = (x for x in lines if f" {row.alias} " in x)
+        assert all(f" {cell} " in line for cell in (row.hub_id, row.size, row.source))
+
+
+def test_a_narrow_terminal_folds_and_cuts_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(console, "console", Console(width=40, force_terminal=True, no_color=True))
+    table = Table("alias", "hub id")
+    table.add_row("a" * 30, "b" * 60)
+    console.print_whole(table)
+    text = capsys.readouterr().out
+    assert (text.count("a"), text.count("b")) == (30 + len("a") * 2, 60 + len("b"))  # with the header's own letters
+    assert "…" not in text
 
 
 def test_suites_tells_what_is_at_hand(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

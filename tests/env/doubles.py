@@ -78,7 +78,7 @@ class ExecJudge:
         self.executed += [r.program for r in requests]
         functions = [self._namespace(r.program)[r.group.entry_point] for r in requests]
         return [
-            tuple(repr(f(*arguments)) for arguments in probe_inputs(r.group))
+            tuple(_outcome(f, arguments) for arguments in probe_inputs(r.group))
             for f, r in zip(functions, requests, strict=True)
         ]
 
@@ -89,6 +89,13 @@ class ExecJudge:
         return namespace
 
     def close(self) -> None: ...
+
+
+def _outcome(function: Callable[..., Any], arguments: Sequence[Any]) -> str:
+    try:
+        return f"={function(*arguments)!r}"
+    except Exception as e:
+        return f"raised {type(e).__name__}"
 
 
 def embed(texts: Sequence[str]) -> np.ndarray:

@@ -72,6 +72,14 @@ def test_a_prompt_reached_on_another_way_is_known(world: World):
     assert world.known(0) == {"generate", "plan_first"}
 
 
+def test_going_back_is_known_where_it_leads_on(world: World):
+    world.take(0, "plan_first")
+    world.take(0, "generate")
+    assert world.known(0, "plan_first") == {"reset", "stop"}
+    assert world.known(0, "plan_first", "reset") == {"generate", "stop"}
+    assert world.known(0, "plan_first", "reset", "generate") == set(), "the task's own prompt with nothing new"
+
+
 def test_a_rewrite_is_known_only_with_its_program(world: World):
     world.take(0, "clarify")
     assert world.known(0) >= {"clarify"}

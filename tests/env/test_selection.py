@@ -208,7 +208,7 @@ def test_the_scheduler_answers_and_notes_what_a_candidate_did():
     results = Scheduler(backbone, VisibleFeedback(ExecJudge())).run(jobs)
     assert results[0] == results[1]
     assert [results[0][i] for i in (0, 2)] == [Status.PASS, Status.PASS]
-    assert results[0][1] != results[0][3] == ("2",) * len(results[0][3])
+    assert results[0][1] != results[0][3] == ("=2",) * len(results[0][3])
     assert [c.outcomes for c in jobs[0].candidates] == [c.outcomes for c in jobs[1].candidates]
     assert len({c.outcomes for c in jobs[0].candidates} - {None, ""}) == 2
     assert jobs[0].usage.generations == 1

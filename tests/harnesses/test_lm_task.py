@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import harness_doubles as doubles
 import pytest
 
 import promptrl_plugin._bootstrap
-from promptrl_plugin.errors import BundleError, ConfigError
+from promptrl_plugin.errors import BundleError, ConfigError, DataError, LeakageError
 from promptrl_plugin.harnesses.lm_eval import tasks_folder
 from promptrl_plugin.records import GroupVerdict, Status
 
@@ -113,14 +114,46 @@ def test_predict_only_grades_nothing() -> None:
 @pytest.mark.usefixtures("three_tasks")
 def test_an_option_that_cannot_work_ends_before_any_generation(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = doubles.rule_lm(doubles.answers(doubles.program))
-    with pytest.raises(ConfigError, match="--budget 1 or more"):
+    with pytest.raises(ConfigError, match=r"""use --metadata '{"budget": 1}' or more"""):
         evaluate(lm, metadata={"budget": 0})
+    with pytest.raises(ConfigError, match=r"""--metadata '{"seed": …}' \(or PROMPTRL_SEED\) must be a whole number"""):
+        evaluate(lm, metadata={"seed": "x"})
     with pytest.raises(BundleError, match=r"promptrl train --model rule-lm.*--metadata"):
         evaluate(lm, "mbpp_plus_promptrl")
     monkeypatch.setenv("PROMPTRL_FEEDBACK", "everything")
-    with pytest.raises(ConfigError, match="everything"):
+    with pytest.raises(ConfigError, match=r"""{"feedback": "…"}' \(or PROMPTRL_FEEDBACK\) must .*everything"""):
         evaluate(lm)
     assert lm.calls == []
+
+
+def test_a_suite_without_visible_tests_names_the_option_as_lm_eval_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from promptrl_plugin.harnesses import lm_task
+
+    path = doubles.write_override(tmp_path / "mbpp.jsonl")
+    path.write_text(re.sub(r"\\nassert [^\\]*", "", path.read_text()))
+    monkeypatch.setenv("MBPP_OVERRIDE_PATH", str(path))
+    lm_task._suite.cache_clear()
+    with pytest.raises(DataError, match=r"""use --metadata '{"feedback": "none"}', or data"""):
+        evaluate(doubles.rule_lm(doubles.answers(doubles.program)), "mbpp_plus_promptrl")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("use --split crossfit:5, or", "use `promptrl solve` with --split crossfit:5, or"),
+        ("serve it and use `--backend openai`", "serve it and use `--model local-chat-completions`"),
+        ("give it with --policy", 'give it with --metadata \'{"policy": "…"}\' (or PROMPTRL_POLICY)'),
+        ("train it: promptrl train --model m", "train it: promptrl train --model m"),
+    ],
+)
+def test_errors_name_what_the_user_of_lm_eval_can_type(text: str, words: str) -> None:
+    from promptrl_plugin.harnesses.lm_eval import _in_lm_eval_words
+
+    with pytest.raises(LeakageError) as caught, _in_lm_eval_words():
+        raise LeakageError(text)
+    assert str(caught.value) == words
 
 
 def test_scores_count_base_tests_among_plus() -> None:

@@ -29,8 +29,8 @@ def test_defaults() -> None:
         ({"split": "crossfit:1"}, "crossfit:K"),
         ({"split": "holdout:5"}, "crossfit:K"),
         ({"split": "crossfit:5", "policy": "p"}, "leave out --policy"),
-        ({"strategy": "best-of-k", "policy": "p"}, "is not trained"),
-        ({"strategy": "direct", "split": "crossfit:5"}, "is not trained"),
+        ({"strategy": "best-of-k", "policy": "p"}, "is not trained; leave out --policy$"),
+        ({"strategy": "direct", "split": "crossfit:5"}, "is not trained; leave out --split$"),
     ],
 )
 def test_values_that_cannot_work(given: dict[str, object], part: str) -> None:

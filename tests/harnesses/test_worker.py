@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import harness_doubles as doubles
 import pytest
 
 from promptrl_plugin.errors import PromptrlError, UserError
@@ -51,6 +52,20 @@ def test_request_and_outcome(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     worker.main()
     assert json.loads(outcome.read_text()) == {"samples": str(tmp_path / "samples.jsonl")}
     assert (seen[0].strategy.strategy, seen[0].id_range, seen[0].backbone.model) == ("direct", (0, 9), "m")
+
+
+def test_an_error_names_the_flags_of_evalplus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    request, outcome = tmp_path / "request.json", tmp_path / "outcome.json"
+    flags = {**FLAGS, "backend": "ollama", "base_url": "http://127.0.0.1:9/v1"}
+    request.write_text(json.dumps(flags))
+    monkeypatch.setenv("MBPP_OVERRIDE_PATH", str(doubles.write_override(tmp_path / "mbpp.jsonl")))
+    monkeypatch.setenv("PROMPTRL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", ["worker", str(request), str(outcome)])
+    worker.main()
+    error = json.loads(outcome.read_text())["error"]
+    assert "`ollama serve`" in error
+    assert "--base_url or OLLAMA_HOST" in error
+    assert "--base-url" not in error
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -282,6 +282,11 @@ def test_direct_operators() -> None:
     begun = view(task, other, last=attempt(other), best=attempt(first), best_state=first)
     assert apply(find_operator("revert"), begun)[0] == first
     assert find_operator("stop").available(begun)
+    assert not find_operator("reset").available(view(task))
+    assert apply(find_operator("reset"), replace(begun, best_state=other))[0] == first
+    for name in ("revert", "reset"):
+        assert find_operator(name).available(begun)
+        assert not find_operator(name).available(replace(begun, moved=True))  # else an agent could go in circles
 
 
 # --- the action table ------------------------------------------------------------------------------
@@ -289,8 +294,8 @@ def test_direct_operators() -> None:
 
 def test_default_table_has_every_kind() -> None:
     table = ActionTable.default()
-    assert table.n == len(table.names) == 24
-    assert [a.index for a in table.actions] == list(range(24))
+    assert table.n == len(table.names) == 25
+    assert [a.index for a in table.actions] == list(range(25))
     assert {a.operator.kind for a in table.actions} == {"direct", "lexical", "semantic"}
     assert {a.operator.kind for a in ActionTable.default(("semantic",)).actions if a.operator.generates} == {"semantic"}
     assert ActionTable.of(table.names) == table
@@ -321,8 +326,13 @@ def test_bad_tables_are_refused() -> None:
 
 def test_a_table_of_some_operators_keeps_those_that_generate_nothing() -> None:
     table = ActionTable.default(only=("sample_hot", "swap_light"))
-    assert table.names == ("sample_hot", "revert", "stop", "swap_light")
-    assert ActionTable.default(("direct",), ("sample_hot", "swap_light")).names == ("sample_hot", "revert", "stop")
+    assert table.names == ("sample_hot", "revert", "reset", "stop", "swap_light")
+    assert ActionTable.default(("direct",), ("sample_hot", "swap_light")).names == (
+        "sample_hot",
+        "revert",
+        "reset",
+        "stop",
+    )
 
 
 def test_mask_respects_budget_and_what_was_tried() -> None:
@@ -337,7 +347,7 @@ def test_mask_respects_budget_and_what_was_tried() -> None:
 
     fresh = allowed()
     assert {"generate", "clarify", "fixed_examples", "synonym_light"} <= fresh
-    assert not fresh & {"stop", "revert", "reflect_repair", "crossover_light", "shuffle_strong"}
+    assert not fresh & {"stop", "revert", "reset", "reflect_repair", "crossover_light", "shuffle_strong"}
     assert not allowed(budget_left=1) & {"clarify", "simplify"}
     begun = {"last": attempt(first), "best": attempt(first)}
     assert allowed(budget_left=0, **begun) == {"stop"}

@@ -9,10 +9,10 @@ from importlib.metadata import EntryPoint
 import pytest
 from suite_rows import WriteRows, make_task, plus_row
 
-from promptrl_plugin.errors import DataError, UnknownNameError
+from promptrl_plugin.errors import ConfigError, DataError, UnknownNameError
 from promptrl_plugin.suites import registry
 from promptrl_plugin.suites.base import Suite
-from promptrl_plugin.suites.registry import SUITES, load_suite, suite_names
+from promptrl_plugin.suites.registry import SUITES, TRAIN_SUITES, load_suite, load_train_suite, suite_names
 
 
 class Foreign:
@@ -54,6 +54,19 @@ def test_shipped_suites_need_no_download(name: str, count: int) -> None:
     assert isinstance(suite, Suite)
     assert suite.name == name
     assert len(suite.tasks()) == count
+
+
+@pytest.mark.parametrize("name", ["mbpp", "mbpp500", "humaneval", "starter", "starter-test"])
+def test_what_is_evaluated_does_not_train(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"use --suite {TRAIN_SUITES[name]}, .*--suite {name} --split crossfit:5"):
+        load_train_suite(name)
+    assert TRAIN_SUITES[name] not in TRAIN_SUITES
+
+
+def test_what_trains_is_loaded_and_a_misspelt_name_suggested() -> None:
+    assert load_train_suite("starter-train").tasks() == load_suite("starter-train").tasks()
+    with pytest.raises(UnknownNameError, match="starter-train"):
+        load_train_suite("starter-trian")
 
 
 def test_each_call_reads_the_data_of_now(write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@
 | `generate` | direct | code from the current prompt; once for each prompt | 1 | greedy | EvalPlus's protocol |
 | `sample_warm`, `sample_hot` | direct | another draw from the current prompt | 1 | sampled | best-of-k |
 | `revert` | direct | back to the prompt of the best attempt | 0 | – | – |
+| `reset` | direct | back to the task's own prompt | 0 | – | – |
 | `stop` | direct | submit the best attempt | 0 | – | – |
 | `synonym_light`, `synonym_strong` | lexical | WordNet synonyms for some words | 1 | hot | EPiC, arXiv 2408.11198 |
 | `deletion_light`, `deletion_strong` | lexical | leave out fillers and function words | 1 | hot | EDA, arXiv 1901.11196 |
@@ -43,7 +44,7 @@ KINDS = ("direct", "lexical", "semantic")
 @functools.cache
 def builtin_operators() -> tuple[Operator, ...]:
     """Every built-in operator, in the order of the default action table."""
-    from promptrl_plugin.prompts.operators.direct import GenerateCode, Revert, Stop
+    from promptrl_plugin.prompts.operators.direct import GenerateCode, Reset, Revert, Stop
     from promptrl_plugin.prompts.operators.lexical import operators as lexical
     from promptrl_plugin.prompts.operators.semantic import operators as semantic
 
@@ -52,6 +53,7 @@ def builtin_operators() -> tuple[Operator, ...]:
         GenerateCode("sample_warm", "warm"),
         GenerateCode("sample_hot", "hot"),
         Revert(),
+        Reset(),
         Stop(),
         *lexical(),
         *semantic(),

@@ -1,8 +1,7 @@
-"""Direct operators: generate code from the current prompt, go back to the best prompt, stop.
+"""Direct operators: generate code from the current prompt, go back to the best prompt or the task's own, stop.
 
-The five that METHOD_FACTS and "what is known to help with few LLM calls" ask for: greedy decoding makes
-an attempt a cacheable function of the prompt, sampling is best-of-k's move, reverting keeps a bad edit
-from compounding, and stopping saves budget.
+Greedy decoding makes an attempt a cacheable function of the prompt, sampling is best-of-k's move, going back
+keeps a bad edit from compounding, and stopping saves budget.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import numpy as np
 from promptrl_plugin.prompts.operators.base import DecodingOf, Edit, EpisodeView, greedy_tried
 from promptrl_plugin.prompts.state import PromptState
 
-__all__ = ["GenerateCode", "Revert", "Stop"]
+__all__ = ["GenerateCode", "Reset", "Revert", "Stop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +46,28 @@ class Revert:
     decoding: str = "greedy"
 
     def available(self, view: EpisodeView) -> bool:
-        return view.best is not None and view.best_state.key != view.state.key
+        return view.best is not None and not view.moved and view.best_state.key != view.state.key
 
     def edit(self, view: EpisodeView, rng: np.random.Generator, decoding_of: DecodingOf) -> Edit:
         return _keep(view.best_state)
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Go back to the task's own prompt, without a generation: what comes next is not added to earlier edits."""
+
+    name: str = "reset"
+    kind: str = "direct"
+    version: int = 1
+    generations: int = 0
+    generates: bool = False
+    decoding: str = "greedy"
+
+    def available(self, view: EpisodeView) -> bool:
+        return view.last is not None and not view.moved and view.population[0].key != view.state.key
+
+    def edit(self, view: EpisodeView, rng: np.random.Generator, decoding_of: DecodingOf) -> Edit:
+        return _keep(view.population[0])
 
 
 @dataclass(frozen=True, slots=True)
