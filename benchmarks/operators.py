@@ -5,25 +5,34 @@
 
 Every operator of the default action table that can be applied to an untouched prompt is applied once, and every
 way of showing examples is followed by two samples under it. For each the table tells the share of tasks whose
-program passes the visible tests and the share that passes all tests (strict), how many tasks it alone solves, and
-what it adds to the greedy program of the plain prompt. Train tasks only: nothing here looks at an evaluated suite.
+program passes the visible tests, the share that passes all tests (strict) and the share that also returns what the
+reference does on generated inputs (robust, `env.grader`), how many tasks it alone solves, and what it adds to the
+greedy program of the plain prompt. Then it replays searches of six programs that end with the first that passes the
+visible tests: by operators in random order, and by the best order, chosen greedily on one half of the tasks and
+scored on the other (means over five random halvings, both ways). Train tasks only: nothing here looks at an
+evaluated suite.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from promptrl_plugin.agent.parts import TrainingParts, build
 from promptrl_plugin.config import TrainConfig
+from promptrl_plugin.env.grader import TrainGrader
+from promptrl_plugin.env.reward import all_pass
 from promptrl_plugin.env.rollout import RewardedEpisode
 from promptrl_plugin.env.selection import Selector
 from promptrl_plugin.prompts.operators.base import Attempt
 from promptrl_plugin.records import Execute
 
+BUDGET = 6
+REWRITES = ("clarify", "simplify")  # two generations each
 FOLLOWED = ("generate", "fixed_examples", "nearest_examples", "other_examples", "contract")
 SAMPLES = 2
 
@@ -86,7 +95,52 @@ def _open_ended(e: RewardedEpisode) -> RewardedEpisode:
 def _outcome(e: RewardedEpisode) -> dict[str, Any]:
     attempt = e.episode.attempts[-1]
     assert attempt.verdict is not None
-    return {"visible": attempt.verdict.fraction == 1.0, "strict": e.right[attempt.program]}
+    return {"visible": attempt.verdict.fraction == 1.0, "program": attempt.program}
+
+
+def grade(parts: TrainingParts, outcomes: dict[str, dict[str, Any]]) -> None:
+    """Add ``strict`` and ``robust`` to every outcome, in the place of its program."""
+    tasks = {t.task.id: t for t in parts.rollout.tasks}
+    flat = [(tasks[i], found) for by_task in outcomes.values() for i, found in by_task.items()]
+    graded = TrainGrader(parts.judge, generated=True).grade([(t, found.pop("program")) for t, found in flat])
+    for (_, found), verdicts in zip(flat, graded, strict=True):
+        found |= {"strict": all_pass(verdicts[:1]), "robust": all_pass(verdicts)}
+
+
+def search(outcomes: dict[str, dict[str, Any]], order: Sequence[str], task: str) -> tuple[bool, int]:
+    """Whether the first program of `order` that passes the visible tests is robust, and the generations spent."""
+    spent = 0
+    for name in order:
+        cost = 2 if name in REWRITES else 1
+        if task not in outcomes[name] or spent + cost > BUDGET:
+            continue
+        spent += cost
+        if outcomes[name][task]["visible"]:
+            return outcomes[name][task]["robust"], spent
+    return False, spent
+
+
+def orders(outcomes: dict[str, dict[str, Any]]) -> None:
+    """Print what random orders and greedily chosen ones reach."""
+    rng, tasks, names = random.Random(0), sorted(outcomes["generate"]), sorted(outcomes)
+
+    def rate(order: Sequence[str], on: Sequence[str]) -> float:
+        return 100 * sum(search(outcomes, order, t)[0] for t in on) / len(on)
+
+    def best(on: Sequence[str]) -> list[str]:
+        order: list[str] = []
+        for _ in range(BUDGET):
+            order.append(max((n for n in names if n not in order), key=lambda n: rate([*order, n], on)))
+        return order
+
+    chance = [rate(rng.sample(names, BUDGET + 2), tasks) for _ in range(100)]
+    held_out = []
+    for _ in range(5):
+        rng.shuffle(tasks)
+        halves = tasks[: len(tasks) // 2], tasks[len(tasks) // 2 :]
+        held_out += [rate(best(halves[i]), halves[1 - i]) for i in (0, 1)]
+    print(f"random order: {sum(chance) / len(chance):.1f} robust; best order of these tasks: "
+          f"{rate(best(tasks), tasks):.1f}; of other tasks: {sum(held_out) / len(held_out):.1f}")  # fmt: skip
 
 
 def main() -> None:
@@ -104,6 +158,7 @@ def main() -> None:
         sequences = [(n,) for n in generating if n not in ("reflect_repair",)]
         sequences += [(n, *["sample_hot"] * k) for n in FOLLOWED for k in range(1, SAMPLES + 1)]
         outcomes = apply(parts, sequences)
+        grade(parts, outcomes)
     finally:
         parts.close()
     plain = outcomes["generate"]
@@ -118,20 +173,22 @@ def main() -> None:
             "tasks": len(found),
             "visible": sum(o["visible"] for o in found.values()) / len(found),
             "strict": len(solved) / len(found),
+            "robust": sum(o["robust"] for o in found.values()) / len(found),
             "adds": sum(not plain[t]["strict"] for t in solved if t in plain),
             "alone": sum(not any(o.get(t, {}).get("strict") for o in others) for t in solved),
         }
         rows.append(row)
     rows.sort(key=lambda r: -r["strict"])
-    print(f"{'operator':40s} tasks visible strict  adds alone")
+    print(f"{'operator':40s} tasks visible strict robust  adds alone")
     for r in rows:
         print(
-            f"{r['operator']:40s} {r['tasks']:5d} {100 * r['visible']:7.1f} {100 * r['strict']:6.1f} {r['adds']:5d}"
-            f" {r['alone']:5d}"
+            f"{r['operator']:40s} {r['tasks']:5d} {100 * r['visible']:7.1f} {100 * r['strict']:6.1f}"
+            f" {100 * r['robust']:6.1f} {r['adds']:5d} {r['alone']:5d}"
         )
-    for what in ("visible", "strict"):
+    for what in ("visible", "strict", "robust"):
         some = sum(any(o.get(t, {}).get(what) for o in outcomes.values()) for t in plain)
         print(f"{what}: by at least one of them on {some} of {len(plain)} tasks")
+    orders(outcomes)
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps({"model": args.model, "rows": rows, "outcomes": outcomes}) + "\n")

@@ -16,6 +16,7 @@ from promptrl_plugin.agent.bundle import Arrays
 from promptrl_plugin.agent.curves import latest_rows, plot_learning_curve
 from promptrl_plugin.agent.parts import TrainingParts, make_bundle
 from promptrl_plugin.agent.tensorboard import ScalarLog
+from promptrl_plugin.env.episode import Episode
 from promptrl_plugin.env.observation import ObservationLayout
 from promptrl_plugin.env.rollout import RewardedEpisode, Rollout
 from promptrl_plugin.errors import ConfigError
@@ -124,26 +125,30 @@ def finish(
 
 
 def evaluate_policy(rollout: Rollout, layout: ObservationLayout, actor: Callable[[], Act]) -> dict[str, float]:
-    """Run one episode on every task of `rollout`, all at once; `actor` makes what acts in each.
+    """Run one episode on every task of `rollout`, all at once; `actor` makes what acts in each, in their order.
 
     Returns:
         ``solved`` (share of tasks whose submission passes every test), ``visible`` (share that pass what
         is shown), ``fraction`` (mean best pass fraction), ``generations`` (mean spent) and ``return``.
     """
-    episodes = [(rollout.start(i), actor()) for i in range(len(rollout.tasks))]
-    while alive := [(e, act) for e, act in episodes if not e.episode.done]:
-        rollout.step([(e, act(layout.observe(e.episode), e.episode.mask())) for e, act in alive])
+
+    def follow(act: Act) -> Callable[[Episode], int]:
+        return lambda episode: act(layout.observe(episode), episode.mask())
+
+    episodes = [(rollout.start(i), follow(actor())) for i in range(len(rollout.tasks))]
+    rollout.play(episodes)
     return _summarise([e for e, _ in episodes])
 
 
 def random_choice(parts: TrainingParts) -> dict[str, float]:
     """What choosing at random reaches on the validation tasks: the line that a learner has to pass."""
-    rng = np.random.default_rng(parts.config.seed)
+    seeds = np.random.SeedSequence(parts.config.seed)
 
-    def act(_observation: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]) -> int:
-        return int(rng.choice(np.flatnonzero(mask)))
+    def actor() -> Act:  # of its own in each episode, since nobody knows which moves first
+        rng = np.random.default_rng(seeds.spawn(1)[0])
+        return lambda _observation, mask: int(rng.choice(np.flatnonzero(mask)))
 
-    figures = evaluate_policy(parts.validation, parts.setup.layout, lambda: act)
+    figures = evaluate_policy(parts.validation, parts.setup.layout, actor)
     return {f"random/{k}": v for k, v in figures.items()}
 
 

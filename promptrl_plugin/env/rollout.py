@@ -5,8 +5,9 @@ Only this module of the environment touches hidden tests, and only those of trai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from promptrl_plugin.backbones.base import Backbone
 from promptrl_plugin.checking.base import Judge
@@ -18,7 +19,7 @@ from promptrl_plugin.env.grader import TrainGrader
 from promptrl_plugin.env.reward import all_pass, pass_fraction, potential, reward
 from promptrl_plugin.env.scheduler import Job, Scheduler, TimeShares
 from promptrl_plugin.prompts.operators.base import Attempt
-from promptrl_plugin.records import Feedback
+from promptrl_plugin.records import Effect, Feedback
 from promptrl_plugin.suites.hidden import TrainTask
 
 __all__ = ["RewardedEpisode", "Rollout"]
@@ -101,7 +102,21 @@ class Rollout:
         ]
         records = self._scheduler.run(jobs)
         self._grade([(e, r.attempt) for (e, _), r in zip(moves, records, strict=True) if r.attempt is not None])
-        return [self._reward(e, r, phi) for (e, _), r, phi in zip(moves, records, before, strict=True)]
+        return [self._reward(e, r, phi, e.episode.done) for (e, _), r, phi in zip(moves, records, before, strict=True)]
+
+    def play(self, episodes: Sequence[tuple[RewardedEpisode, Callable[[Episode], int]]]) -> None:
+        """Bring each fresh episode to its end, its actions chosen by a function of it.
+
+        The same as steps in turn, but no episode waits for the others: their last programs are written while
+        those with the longest are still at the first.
+        """
+        jobs = [Job(e.episode.task, _acting(e.episode, act), e.episode.budget) for e, act in episodes]
+        self._scheduler.run(jobs)
+        for step in range(max((len(e.episode.steps) for e, _ in episodes), default=0)):
+            now = [(e, e.episode.steps[step], e.phi) for e, _ in episodes if step < len(e.episode.steps)]
+            self._grade([(e, record.attempt) for e, record, _ in now if record.attempt is not None])
+            for e, record, phi in now:
+                self._reward(e, record, phi, step == len(e.episode.steps) - 1)
 
     def _grade(self, attempts: Sequence[tuple[RewardedEpisode, Attempt]]) -> None:
         programs = [(self.tasks[e.index], a.program) for e, a in attempts]
@@ -111,9 +126,14 @@ class Rollout:
             e.fraction, e.phi = max(e.fraction, fraction), max(e.phi, phi)
             e.right[attempt.program] = all_pass(verdicts)
 
-    def _reward(self, e: RewardedEpisode, record: StepRecord, phi_before: float) -> float:
+    def _reward(self, e: RewardedEpisode, record: StepRecord, phi_before: float, over: bool) -> float:
         best = e.episode.best
-        e.solved = e.episode.done and best is not None and e.right[best.program]
+        e.solved = over and best is not None and e.right[best.program]
         r = reward(self.reward_config, self.gamma, phi_before, e.phi, e.solved, record.generations)
         e.total += r
         return r
+
+
+def _acting(episode: Episode, act: Callable[[Episode], int]) -> Generator[Effect, Any, None]:
+    while not episode.done:
+        yield from episode.step(act(episode))

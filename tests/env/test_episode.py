@@ -235,3 +235,22 @@ def test_vector_env_demonstrates_a_sequence_operator_by_operator():
     assert env.demonstration([]).tolist() == [-1] * 3
     with pytest.raises(UnknownNameError, match="sample_hot"):
         env.demonstration(["sample_hott"])
+
+
+def test_played_episodes_are_as_stepped_ones_and_need_not_wait_for_each_other():
+    def chooser(seed: int):
+        rng = np.random.default_rng(seed)
+        return lambda episode: int(rng.choice(np.flatnonzero(episode.mask())))
+
+    played, _, backbone = make_rollout(n_tasks=5)
+    episodes = [played.start(i) for i in range(5)]
+    played.play([(e, chooser(i)) for i, e in enumerate(episodes)])
+    stepped, _, other = make_rollout(n_tasks=5)
+    for i, e in enumerate(episodes):
+        twin, act = stepped.start(i), chooser(i)
+        while not twin.episode.done:
+            stepped.step([(twin, act(twin.episode))])
+        assert [s.action for s in e.episode.steps] == [s.action for s in twin.episode.steps]
+        assert (e.total, e.solved, e.fraction, e.right) == (twin.total, twin.solved, twin.fraction, twin.right)
+    assert {e.solved for e in episodes} == {True, False}
+    assert len(backbone.requests) == len(other.requests)
