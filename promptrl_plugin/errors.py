@@ -17,6 +17,7 @@ __all__ = [
     "CacheError",
     "ConfigError",
     "DataError",
+    "EntryError",
     "HarnessError",
     "JudgeError",
     "LeakageError",
@@ -74,6 +75,10 @@ class BundleError(UserError):
 
 class LeakageError(UserError):
     """A test task that was, or is a near-duplicate of, a task that the policy was trained on."""
+
+
+class EntryError(UserError):
+    """A leaderboard entry or its submission that is missing, malformed, not eligible, or says what is not so."""
 
 
 class HarnessError(UserError):

@@ -18,7 +18,7 @@ from promptrl_plugin.agent.normalize import RunningNormalizer
 from promptrl_plugin.agent.tensorfile import load_tree, save_tree
 from promptrl_plugin.config import PPOConfig
 
-__all__ = ["ActorCritic", "masked_entropy", "masked_log_probs", "one_thread", "sample"]
+__all__ = ["ActorCritic", "gumbel", "masked_entropy", "masked_log_probs", "one_thread", "sample"]
 
 
 @contextlib.contextmanager
@@ -66,6 +66,14 @@ def masked_entropy(log_probs: Tensor, masks: Tensor) -> Tensor:
 def sample(log_probs: Tensor, generator: torch.Generator) -> Tensor:
     """One action a row, int64 ``[n]``, drawn with the caller's own generator."""
     return torch.multinomial(log_probs.exp(), 1, generator=generator).squeeze(-1)
+
+
+def gumbel(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Standard Gumbel noise: ``(log_probs + noise).argmax(-1)`` is one draw a row (Gumbel 1954; Maddison et al. 2014,
+    "A* sampling", arXiv 1411.0030).
+    """
+    uniform = torch.rand(shape, generator=generator).clamp(min=torch.finfo(torch.float32).tiny)
+    return -(-uniform.log()).clamp(min=torch.finfo(torch.float32).tiny).log()
 
 
 class ActorCritic(nn.Module):

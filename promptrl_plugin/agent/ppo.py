@@ -12,7 +12,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from promptrl_plugin import __version__
-from promptrl_plugin.agent.network import ActorCritic, masked_entropy, one_thread, sample
+from promptrl_plugin.agent.network import ActorCritic, gumbel, masked_entropy, one_thread
 from promptrl_plugin.agent.tensorfile import load_tree, save_tree
 from promptrl_plugin.config import PPOConfig, to_dict
 from promptrl_plugin.errors import ConfigError
@@ -29,7 +29,7 @@ from promptrl_plugin.storage.runs import environment
 
 __all__ = ["CHECKPOINT_VERSION", "PPO", "Losses", "MaskedVectorEnv", "Rollout", "compute_gae", "ppo_losses"]
 
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 KL_TOLERANCE = 1.5  #: an update stops at that multiple of `target_kl` (as Stable-Baselines3)
 ADAM_EPSILON = 1e-5  #: as in the original implementation (OpenAI Baselines, ppo2)
 
@@ -79,6 +79,15 @@ class MaskedVectorEnv(Protocol):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from what `get_state` returned (tuples have become lists)."""
+        ...
+
+
+@runtime_checkable
+class Rehearsing(Protocol):
+    """Environments that can prepare the steps to come, where those of one need not wait for those of another."""
+
+    def rehearse(self, n_steps: int, choose: Callable[[int, int, Floats, Bools], int]) -> None:
+        """Prepare `n_steps` steps whose actions are ``choose(sub-environment, step, observation, mask)``."""
         ...
 
 
@@ -316,15 +325,21 @@ class PPO:
         config, policy, env = self.config, self.policy, source.env
         if source.observations is None:
             source.observations, _ = env.reset(seed=self.seed)
+        first = not int(policy.normalizer.count)
+        if first:
+            policy.normalizer.update(torch.as_tensor(source.observations))
         rollout = Rollout(config.n_steps, config.n_envs, policy.obs_dim, policy.n_actions)
+        # Drawn ahead, so that each environment's actions do not depend on the others' pace (Gumbel-max sampling).
+        noise = gumbel((config.n_steps, config.n_envs, policy.n_actions), self.generator)
+        self._rehearse(env, noise)
         episodes: list[Mapping[str, Any]] = []
+        seen: list[Tensor] = []
         steady = bool(source.ended.all())
         for t in range(config.n_steps):
-            raw = torch.as_tensor(source.observations)
-            policy.normalizer.update(raw)
-            features, masks = policy.normalizer(raw), torch.as_tensor(env.action_masks())
+            seen.append(torch.as_tensor(source.observations))
+            features, masks = policy.normalizer(seen[-1]), torch.as_tensor(env.action_masks())
             log_probs, values = policy(features, masks)
-            actions = sample(log_probs, self.generator)
+            actions = (log_probs + noise[t]).argmax(dim=-1)
             source.observations, rewards, terminated, truncated, infos = env.step(actions.numpy())
             if not np.isfinite(rewards).all():
                 raise ValueError(f"the environment gave a reward that is not finite: {rewards.tolist()}")
@@ -337,7 +352,21 @@ class PPO:
             episodes += [e for e in infos.get("episode", ()) if e is not None]
         last_values = policy.value(policy.normalizer(torch.as_tensor(source.observations)))
         rollout.finish(last_values, config.gamma, config.gae_lambda)
+        for raw in seen[first:]:  # only now: within a rollout the policy stays the same
+            policy.normalizer.update(raw)
         return rollout, self._rollout_metrics(rollout, episodes if steady else [])
+
+    def _rehearse(self, env: MaskedVectorEnv, noise: Tensor) -> None:
+        """Let the environments prepare the rollout that this policy will collect with this noise."""
+        if isinstance(env, Rehearsing):
+            policy = self.policy
+
+            def choose(i: int, t: int, observation: Floats, mask: Bools) -> int:
+                features = policy.normalizer(torch.as_tensor(observation[None]))
+                log_probs, _ = policy(features, torch.as_tensor(mask[None]))
+                return int((log_probs[0] + noise[t, i]).argmax())
+
+            env.rehearse(self.config.n_steps, choose)
 
     def _final_values(self, truncated: Bools, infos: Mapping[str, Any]) -> Tensor:
         """Values ``[n]`` of the last observations of truncated episodes, 0 elsewhere."""

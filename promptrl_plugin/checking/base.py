@@ -10,9 +10,12 @@ from promptrl_plugin.checking.probes import ProbeGroup
 from promptrl_plugin.records import AssertGroup, GroupVerdict
 from promptrl_plugin.suites.hidden import CallGroup
 
-__all__ = ["Judge", "JudgeRequest", "ProbeRequest", "TestGroup"]
+__all__ = ["GIVE_UP_AFTER", "Judge", "JudgeRequest", "ProbeRequest", "TestGroup"]
 
 TestGroup = AssertGroup | CallGroup
+
+#: `JudgeRequest.give_up_after` wherever soft scores are made: an endless loop costs three seconds and not a minute.
+GIVE_UP_AFTER = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,8 @@ class JudgeRequest:
         program: Complete Python source (already sanitized).
         groups: Groups in order, e.g. visible, base, plus.
         fail_fast: Stop a group at its first failing test (EvalPlus's ``fast_check``); off for soft scores.
+        give_up_after: Tests of a group that may run out of time before the rest of the group counts as failed, too
+            (0: all are waited for, as EvalPlus does). Such a program has failed; only its soft score may differ.
         stop_early: Skip the groups after one that did not pass; their verdict is then None.
     """
 
@@ -30,6 +35,7 @@ class JudgeRequest:
     groups: tuple[TestGroup, ...]
     fail_fast: bool = False
     stop_early: bool = False
+    give_up_after: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,9 @@ class CachingJudge:
         self.cache.put_verdicts(new)
 
     def _request_keys(self, request: JudgeRequest) -> list[str]:
-        settings = {"fail_fast": request.fail_fast}
+        settings: dict[str, bool | int] = {"fail_fast": request.fail_fast}
+        if request.give_up_after and not request.fail_fast:
+            settings["give_up_after"] = request.give_up_after
         return [verdict_key(self._group_key(g), request.program, self.version, settings) for g in request.groups]
 
     def _group_key(self, group: TestGroup) -> str:

@@ -58,6 +58,7 @@ class GroupGrader:
     Args:
         tests: The group's tests.
         fail_fast: Stop at the first failing test (EvalPlus's ``fast_check``).
+        give_up_after: Stop at that many tests that took too long (0: never).
 
     Attributes:
         ready: The child was isolated and began with the program.
@@ -65,9 +66,9 @@ class GroupGrader:
         ended: The child has said that it is through with the group.
     """
 
-    def __init__(self, tests: Tests, fail_fast: bool) -> None:
+    def __init__(self, tests: Tests, fail_fast: bool, give_up_after: int = 0) -> None:
         self._tests = tests
-        self._fail_fast = fail_fast
+        self._fail_fast, self._give_up_after, self._slow = fail_fast, give_up_after, 0
         self._buffer = bytearray()
         self._claims: list[Claim] = []
         self.ready = False
@@ -143,7 +144,8 @@ class GroupGrader:
             return
         if self.failure is None:
             self.failure, self.detail = failure, detail
-        if self._fail_fast:
+        self._slow += failure is FailureKind.TIMEOUT
+        if self._fail_fast or 0 < self._give_up_after <= self._slow:
             self.finished = True
 
     def verdict(self, killed: bool) -> GroupVerdict:

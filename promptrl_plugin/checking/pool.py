@@ -185,7 +185,8 @@ class CheckQuestion:
         return self.request.groups
 
     def message(self, number: int, keys: list[str]) -> tuple[Any, ...]:
-        return ("check", number, self.request.program, keys, self.request.fail_fast, self.request.stop_early)
+        r = self.request
+        return ("check", number, r.program, keys, r.fail_fast, r.stop_early, r.give_up_after)
 
     def answer(self, data: Any) -> tuple[GroupVerdict | None, ...]:
         return tuple(map(_verdict, data))

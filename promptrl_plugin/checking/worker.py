@@ -4,7 +4,7 @@ Started by `judge.IsolatedJudge` as a fresh interpreter without torch (see `laun
 code, but has a zygote do so, which was split off before it knew any expected output.
 
 From the judge, pickled: ``("group", key, CallSpec | AssertGroup | ProbeGroup)`` once a group, then
-``("check", number, program, keys, fail_fast, stop_early)``, answered by the JSON
+``("check", number, program, keys, fail_fast, stop_early, give_up_after)``, answered by the JSON
 ``[number, [[status, passed, total, failure, detail] or null, …]]``, or ``("execute", number, program, key)``, answered
 by ``[number, [outcome, …]]``. First of all it sends ``["ready", layers]``.
 """
@@ -79,11 +79,11 @@ class Worker:
             answer = self._check(*asked) if kind == "check" else self._execute(*asked)
             connection.send_bytes(json.dumps([number, answer]).encode())
 
-    def _check(self, program: str, keys: list[str], fail_fast: bool, stop_early: bool) -> list[Any]:
+    def _check(self, program: str, keys: list[str], fail_fast: bool, stop_early: bool, give_up_after: int) -> list[Any]:
         groups = [self._groups[key] for key in keys]
         answers: list[Any] = []
         while len(answers) < len(keys):
-            for verdict in self._first_verdicts(program, groups[len(answers) :], fail_fast, stop_early):
+            for verdict in self._first_verdicts(program, groups[len(answers) :], fail_fast, stop_early, give_up_after):
                 passed = "".join("01"[p] for p in verdict.passed)
                 answers.append([verdict.status, passed, verdict.total, verdict.failure, verdict.detail])
                 if stop_early and verdict.status is not Status.PASS:
@@ -91,7 +91,12 @@ class Worker:
         return answers
 
     def _first_verdicts(
-        self, program: str, groups: Sequence[TestSpec | ProbeGroup], fail_fast: bool, stop_early: bool
+        self,
+        program: str,
+        groups: Sequence[TestSpec | ProbeGroup],
+        fail_fast: bool,
+        stop_early: bool,
+        give_up_after: int,
     ) -> list[GroupVerdict]:
         """Verdicts on as many of the groups as one child could run, at least on the first."""
         plans: list[Plan] = []
@@ -102,10 +107,10 @@ class Worker:
                         break
                     return [self._original(program, group, fail_fast)]
                 plans.append(self._plan(group))
-            verdicts = self._run(program, plans, 1.0, fail_fast, stop_early)
+            verdicts = self._run(program, plans, 1.0, fail_fast, stop_early, give_up_after)
         except BrokenReferenceError as e:
             if len(groups) > 1:  # of which group?
-                return self._first_verdicts(program, groups[:1], fail_fast, stop_early)
+                return self._first_verdicts(program, groups[:1], fail_fast, stop_early, give_up_after)
             assert isinstance(groups[0], CallSpec)
             return [GroupVerdict(Status.ERROR, (), groups[0].count, None, str(e))]
         stretch = self._zygote.stretch
@@ -114,10 +119,17 @@ class Worker:
         ]
 
     def _run(
-        self, program: str, plans: Sequence[Plan], stretch: float, fail_fast: bool, stop_early: bool = False
+        self,
+        program: str,
+        plans: Sequence[Plan],
+        stretch: float,
+        fail_fast: bool,
+        stop_early: bool = False,
+        give_up_after: int = 0,
     ) -> list[GroupVerdict]:
         parts, tests = zip(*(plan(stretch, fail_fast) for plan in plans), strict=True)
-        return self._zygote.run(Job(program, parts, fail_fast), [GroupGrader(t, fail_fast) for t in tests], stop_early)
+        graders = [GroupGrader(t, fail_fast, give_up_after) for t in tests]
+        return self._zygote.run(Job(program, parts, fail_fast), graders, stop_early)
 
     def _with_patience(self, program: str, plan: Plan, verdict: GroupVerdict, stretch: float) -> GroupVerdict:
         """A verdict that does not depend on what else the machine does.

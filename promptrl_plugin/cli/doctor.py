@@ -29,7 +29,7 @@ def doctor() -> None:
         except importlib.metadata.PackageNotFoundError:
             console.print(f"{name} is not installed; pip install {name}", highlight=False)
     console.print(f"cache: {cache_dir()}", highlight=False, soft_wrap=True)
-    hook = "off (PROMPTRL_NO_HOOK is set)" if os.environ.get("PROMPTRL_NO_HOOK") else "on"
+    hook = "off (PROMPTRL_NO_HOOK is set)" if os.environ.get("PROMPTRL_NO_HOOK", "0") not in ("", "0") else "on"
     console.print(f"harness hook: {hook}")
     table = Table("isolation layer", "available", "why not")
     for layer, available, reason in probe():

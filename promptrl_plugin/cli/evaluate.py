@@ -116,7 +116,7 @@ def judge(
     from promptrl_plugin.checking.judge import IsolatedJudge
     from promptrl_plugin.checking.results import evalplus_results, score, write_results
     from promptrl_plugin.config import JudgeConfig
-    from promptrl_plugin.evaluation.judging import judge_samples, read_samples
+    from promptrl_plugin.evaluation.judging import data_hash, judge_samples, read_samples
     from promptrl_plugin.suites.registry import load_suite
 
     if workers < 0:
@@ -131,7 +131,7 @@ def judge(
                 submissions, hidden, judge_, fail_fast=fail_fast, on_progress=lambda _i: bar.sample()
             )
     target = out or samples.with_name(samples.name.removesuffix(".jsonl") + "_eval_results.json")
-    write_results(target, evalplus_results(judged, hidden, _data_hash(loaded)))
+    write_results(target, evalplus_results(judged, hidden, data_hash(loaded)))
     console.print(scores_table({suite: score(judged)}, soft=not fail_fast))
     console.print(f"results: {target}", highlight=False, soft_wrap=True)
 
@@ -171,16 +171,3 @@ def _note(suite: Any) -> str:
         f"of {r.found} MBPP tasks: {r.excluded_by_id} evaluated, {len(r.near_duplicates)} near-duplicates of those, "
         f"{len(r.broken)} broken"
     )
-
-
-def _data_hash(suite: Any) -> str:
-    """EvalPlus's hash of its data file, so that the results can be told from those of other versions."""
-    if suite.name == "mbpp":
-        from evalplus.data import get_mbpp_plus_hash
-
-        return str(get_mbpp_plus_hash())
-    if suite.name == "humaneval":
-        from evalplus.data import get_human_eval_plus_hash
-
-        return str(get_human_eval_plus_hash())
-    return str(suite.version)

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from promptrl_plugin.checking.base import Judge, JudgeRequest, ProbeRequest
+from promptrl_plugin.checking.base import GIVE_UP_AFTER, Judge, JudgeRequest, ProbeRequest
 from promptrl_plugin.checking.outcomes import VIEWS
 from promptrl_plugin.checking.probes import ProbeGroup
 from promptrl_plugin.errors import JudgeError
@@ -134,8 +134,8 @@ def probe_group(task: Task) -> ProbeGroup | None:
 def judge_hidden(judge: Judge, programs: Sequence[tuple[Task, HiddenTests, str]]) -> list[tuple[GroupVerdict, ...]]:
     """Run the hidden groups (base, then plus where there is one) of each program.
 
-    A program that ran out of time on its base tests is not run on the plus tests, which would take another
-    minute: those count as failed.
+    A program that ran out of time on its base tests is not run on the plus tests, and one that ran out of time on
+    `GIVE_UP_AFTER` tests of a group not on the rest of it, which would take a minute: those count as failed.
 
     Raises:
         JudgeError: A program could not be judged.
@@ -145,7 +145,9 @@ def judge_hidden(judge: Judge, programs: Sequence[tuple[Task, HiddenTests, str]]
         owed = [
             i for i, (_, tests, _) in enumerate(programs) if position < len(tests.groups) and not _hung(verdicts[i])
         ]
-        requests = [JudgeRequest(programs[i][2], (programs[i][1].groups[position],)) for i in owed]
+        requests = [
+            JudgeRequest(programs[i][2], (programs[i][1].groups[position],), give_up_after=GIVE_UP_AFTER) for i in owed
+        ]
         for i, (verdict,) in zip(owed, judge.check(requests), strict=True):
             verdicts[i].append(_decided(verdict, programs[i][0]))
     for found, (_, tests, _) in zip(verdicts, programs, strict=True):

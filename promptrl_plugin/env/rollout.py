@@ -118,6 +118,35 @@ class Rollout:
             for e, record, phi in now:
                 self._reward(e, record, phi, step == len(e.episode.steps) - 1)
 
+    def rehearse(
+        self,
+        episodes: Sequence[Episode],
+        n_steps: int,
+        choose: Callable[[int, int, Episode], int],
+        following: Callable[[int, Episode, int], Episode | None],
+    ) -> None:
+        """Run the next steps of copies of episodes, for what they generate alone: nothing is graded, nothing kept.
+
+        Args:
+            episodes: Where to begin.
+            n_steps: Steps of each.
+            choose: ``(number, step, episode) -> action``.
+            following: ``(number, episode, episodes ended) -> episode`` to go on with, None while that one goes on.
+        """
+        jobs: list[Job[None]] = []
+
+        def walk(number: int, episode: Episode) -> Generator[Effect, Any, None]:
+            ended = 0
+            for step in range(n_steps):
+                yield from episode.step(choose(number, step, episode))
+                if (after := following(number, episode, ended)) is not None:
+                    episode, ended = after, ended + 1
+                    jobs[number].task = episode.task
+
+        for number, episode in enumerate(episodes):
+            jobs.append(Job(episode.task, walk(number, episode.fork()), n_steps * episode.budget))
+        self._scheduler.run(jobs)
+
     def _grade(self, attempts: Sequence[tuple[RewardedEpisode, Attempt]]) -> None:
         programs = [(self.tasks[e.index], a.program) for e, a in attempts]
         for (e, attempt), verdicts in zip(attempts, self.grader.grade(programs), strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -17,15 +17,18 @@ from promptrl_plugin.errors import UnknownNameError
 
 __all__ = ["VectorPromptEnv"]
 
+Choose = Callable[[int, int, npt.NDArray[np.float32], npt.NDArray[np.bool_]], int]
+"""``(sub-environment, step, observation [obs_dim], mask [n_actions]) -> action``."""
+
 MAX_STEPS = 24  #: truncation; more than any episode can use, since most actions spend a generation
 
 
 class VectorPromptEnv:
     """Steps `num_envs` training episodes at once, with auto-reset.
 
-    Tasks are dealt from a shuffled deck (every task once before any comes twice); the repetition number
-    modulo `variants` enters the sampling seeds, so that the number of distinct draws is bounded and the
-    cache can serve most of them.
+    Episode k of sub-environment i is on task number ``k · num_envs + i`` of an endless row of shuffled decks, so that
+    what comes next in one does not depend on how fast the others are. The number of the deck modulo `variants`
+    enters the sampling seeds: the number of distinct draws is bounded, and the cache can serve most of them.
 
     Args:
         rollout: Steps the episodes.
@@ -55,9 +58,9 @@ class VectorPromptEnv:
         self.rollout, self.layout, self.variants = rollout, layout, variants
         self.single_observation_space = gym.spaces.Box(-LIMIT, LIMIT, (layout.size,), np.float32)
         self.single_action_space: gym.spaces.Discrete = gym.spaces.Discrete(layout.n_actions)
-        self._rng = np.random.default_rng(seed)
-        self._deck: list[int] = []
-        self._rounds = -1
+        self._seed = seed
+        self._decks: dict[int, list[int]] = {}
+        self._dealt = [0] * num_envs
         self._episodes: list[RewardedEpisode] = []
 
     # --- gymnasium-like interface -----------------------------------------------------------------
@@ -65,9 +68,10 @@ class VectorPromptEnv:
     def reset(self, *, seed: int | None = None) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
         """Start every sub-environment on a fresh task; observations ``[num_envs, obs_dim]``."""
         if seed is not None:
-            self._rng = np.random.default_rng(seed)
-        self._deck, self._rounds = [], -1
-        self._episodes = [self._deal() for _ in range(self.num_envs)]
+            self._seed = seed
+            self._decks.clear()
+        self._dealt = [0] * self.num_envs
+        self._episodes = [self._deal(i) for i in range(self.num_envs)]
         return self._observations(), {}
 
     def step(
@@ -91,13 +95,27 @@ class VectorPromptEnv:
         for i in np.flatnonzero(terminated | truncated):
             final[i] = self.layout.observe(self._episodes[i].episode)
             summaries[i] = summary(self._episodes[i])
-            self._episodes[i] = self._deal()
+            self._episodes[i] = self._deal(int(i))
         infos = {"final_observation": final, "episode": summaries}
         return self._observations(), rewards, terminated, truncated, infos
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Allowed actions for the current observations, bool ``[num_envs, n_actions]``."""
         return np.stack([self._mask(e.episode) for e in self._episodes])
+
+    def rehearse(self, n_steps: int, choose: Choose) -> None:
+        """Generate what the next `n_steps` steps will ask for, if their actions are those of `choose`.
+
+        Steps wait for the slowest of their generations; here no sub-environment waits for another, so that the
+        backbone's batches stay full. Nothing changes but that what was made is in the cache of completions.
+        """
+        if self.recall is None:
+            self.rollout.rehearse(
+                [e.episode for e in self._episodes],
+                n_steps,
+                lambda i, t, episode: choose(i, t, self.layout.observe(episode), episode.mask()),
+                lambda i, episode, k: self._start(i, self._dealt[i] + k).episode if self._over(episode) else None,
+            )
 
     def demonstration(self, sequence: Sequence[str]) -> npt.NDArray[np.int64]:
         """The action of `sequence` whose turn it is in each sub-environment, int64 ``[num_envs]``.
@@ -112,12 +130,11 @@ class VectorPromptEnv:
     # --- exact resume -----------------------------------------------------------------------------
 
     def get_state(self) -> dict[str, Any]:
-        """JSON-able state: the deck, the random generator, and each episode as its list of actions."""
+        """JSON-able state: what was dealt, and each episode as its list of actions."""
         recall = {} if self.recall is None else {"recall": self.recall.get_state()}
         return recall | {
-            "rng": self._rng.bit_generator.state,
-            "deck": list(self._deck),
-            "rounds": self._rounds,
+            "seed": self._seed,
+            "dealt": list(self._dealt),
             "episodes": [
                 {"task": e.index, "variant": e.episode.variant, "actions": [s.action for s in e.episode.steps]}
                 for e in self._episodes
@@ -128,8 +145,8 @@ class VectorPromptEnv:
         """Restore `get_state`; running episodes are replayed (their generations come from the cache)."""
         if self.recall is not None:
             self.recall.set_state(state["recall"])
-        self._rng.bit_generator.state = state["rng"]
-        self._deck, self._rounds = list(state["deck"]), state["rounds"]
+        self._seed, self._dealt = state["seed"], list(state["dealt"])
+        self._decks.clear()
         saved: Sequence[dict[str, Any]] = state["episodes"]
         self._episodes = [self.rollout.start(s["task"], s["variant"]) for s in saved]
         for step in range(max((len(s["actions"]) for s in saved), default=0)):
@@ -154,18 +171,34 @@ class VectorPromptEnv:
             return False
         return len(episode.steps) >= MAX_STEPS or (self.recall is not None and not self.recall.mask(episode).any())
 
-    def _deal(self) -> RewardedEpisode:
+    def _over(self, episode: Episode) -> bool:
+        return episode.done or self._cut(episode)
+
+    def _deal(self, i: int) -> RewardedEpisode:
+        """The next episode of sub-environment `i`, of those that can be replayed if that is asked."""
         for _ in range((self.variants + 1) * len(self.rollout.tasks)):
-            e = self._draw()
+            e = self._start(i, self._dealt[i])
+            self._dealt[i] += 1
             if self.recall is None or self.recall.mask(e.episode).any():
                 return e
-        raise ValueError("nothing was generated yet that could be replayed")
+        return self._any_known()
 
-    def _draw(self) -> RewardedEpisode:
-        if not self._deck:
-            self._deck = self._rng.permutation(len(self.rollout.tasks)).tolist()
-            self._rounds += 1
-        return self.rollout.start(self._deck.pop(), self._rounds % self.variants)
+    def _start(self, i: int, k: int) -> RewardedEpisode:
+        """Episode `k` of sub-environment `i`."""
+        deck, at = divmod(k * self.num_envs + i, len(self.rollout.tasks))
+        if deck not in self._decks:
+            rng = np.random.default_rng([self._seed, deck])
+            self._decks[deck] = rng.permutation(len(self.rollout.tasks)).tolist()
+        return self.rollout.start(self._decks[deck][at], deck % self.variants)
+
+    def _any_known(self) -> RewardedEpisode:
+        assert self.recall is not None
+        for index in range(len(self.rollout.tasks)):
+            for variant in range(self.variants):
+                e = self.rollout.start(index, variant)
+                if self.recall.mask(e.episode).any():
+                    return e
+        raise ValueError("nothing was generated yet that could be replayed")
 
     def _observations(self) -> npt.NDArray[np.float32]:
         return np.stack([self.layout.observe(e.episode) for e in self._episodes])

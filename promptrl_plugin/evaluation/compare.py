@@ -31,7 +31,7 @@ from promptrl_plugin.storage.runs import RunFolder, write_json
 from promptrl_plugin.suites.base import Suite
 from promptrl_plugin.suites.registry import load_suite
 
-__all__ = ["Cell", "Matrix", "Outcome", "load_results", "read_results", "run_matrix", "submitted_after"]
+__all__ = ["Cell", "Matrix", "Outcome", "bundle_of", "load_results", "read_results", "run_matrix", "submitted_after"]
 
 RESULTS = "results.json"
 
@@ -219,6 +219,21 @@ def read_results(folder: Path) -> dict[str, Any]:
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise _damaged(folder) from None
+
+
+def bundle_of(folder: Path, row: str, seed: int) -> list[Path]:
+    """Where the policy bundle of a cell may be, as it was named: seen from here, and from beside `folder`.
+
+    Empty where the row was given none, so that it has no policy or took the one that ships.
+
+    Raises:
+        ConfigError: As `read_results` and `RunFolder`.
+    """
+    named = {"promptrl": str(RunFolder.open(folder).config().get("policy") or ""), **read_results(folder)["policies"]}
+    if not named.get(row):
+        return []
+    path = Path(named[row].replace("{seed}", str(seed)))
+    return [base / path for base in (Path(), folder.absolute().parent)]
 
 
 def _damaged(folder: Path) -> ConfigError:

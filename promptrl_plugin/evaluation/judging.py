@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from promptrl_plugin.checking.base import Judge, JudgeRequest
+from promptrl_plugin.checking.base import GIVE_UP_AFTER, Judge, JudgeRequest
 from promptrl_plugin.checking.results import JudgedSample
 from promptrl_plugin.errors import JudgeError, SamplesError
 from promptrl_plugin.records import Task
@@ -14,7 +14,7 @@ from promptrl_plugin.storage.jsonl import read_jsonl
 from promptrl_plugin.suites.base import Suite
 from promptrl_plugin.suites.hidden import HiddenTests
 
-__all__ = ["Submission", "judge_samples", "read_samples"]
+__all__ = ["Submission", "data_hash", "judge_samples", "read_samples"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,10 @@ def judge_samples(
     Raises:
         JudgeError: A program could not be judged (it must not count as a failure).
     """
-    requests = [JudgeRequest(s.program, hidden[s.task_id].groups, fail_fast=fail_fast) for s in submissions]
+    requests = [
+        JudgeRequest(s.program, hidden[s.task_id].groups, fail_fast=fail_fast, give_up_after=GIVE_UP_AFTER)
+        for s in submissions
+    ]
     judged = []
     for submission, verdicts in zip(submissions, judge.check(requests, on_progress), strict=True):
         base, plus = verdicts[0], verdicts[1] if len(verdicts) > 1 else None
@@ -78,6 +81,19 @@ def judge_samples(
             raise JudgeError(f"{submission.task_id} was not judged; run it again")
         judged.append(JudgedSample(submission.task_id, submission.program, base, plus))
     return judged
+
+
+def data_hash(suite: Suite) -> str:
+    """EvalPlus's hash of its data file, so that the results can be told from those of other versions."""
+    if suite.name == "mbpp":
+        from evalplus.data import get_mbpp_plus_hash
+
+        return str(get_mbpp_plus_hash())
+    if suite.name == "humaneval":
+        from evalplus.data import get_human_eval_plus_hash
+
+        return str(get_human_eval_plus_hash())
+    return str(suite.version)
 
 
 def _submission(

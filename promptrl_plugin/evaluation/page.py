@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from promptrl_plugin.evaluation.charts import COLORS, Line, dash_of, line_chart
 from promptrl_plugin.evaluation.report import Report, settings_line
@@ -13,7 +13,10 @@ from promptrl_plugin.evaluation.statistics import Interval
 from promptrl_plugin.evaluation.tables import contest_tables, curve_tables, p_value, percent, score_tables
 from promptrl_plugin.evaluation.traces import SITUATIONS, Episode, OperatorUse, examples, word_diff
 
-__all__ = ["render_page"]
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+__all__ = ["page_template", "render_page", "tracks"]
 
 ALPHA = 0.05
 _CURVE_SIZE = (5.2, 3.4)
@@ -22,23 +25,14 @@ _PANEL_SIZE = (5.2, 2.9)
 
 def render_page(report: Report) -> str:
     """The page as text."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("promptrl_plugin.evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     scores, spent, gaps = score_tables(report.summaries)
-    return environment.get_template("report.html").render(
+    return page_template("report.html").render(
         r=report,
         settings=settings_line(report),
         headline=_headline(report),
         legend=_legend(report),
         scores=scores,
-        tracks=_tracks([s.strict for s in report.summaries]),
+        tracks=tracks([s.strict for s in report.summaries]),
         spent=spent,
         gaps=gaps,
         contests=contest_tables(report.reference, report.contests),
@@ -51,6 +45,31 @@ def render_page(report: Report) -> str:
         tasks=_tasks(report),
         others=[c.strict.name for c in report.contests],
     )
+
+
+def page_template(name: str, package: str = "promptrl_plugin.evaluation") -> Template:
+    """A page's template, in which what is filled in is escaped; it may include ``style.css``, which pages share."""
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+    packages = dict.fromkeys((package, "promptrl_plugin.evaluation"))
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(p) for p in packages]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
+
+
+def tracks(intervals: Sequence[Interval]) -> list[dict[str, float]]:
+    """Interval and mean of each row, in per cent of the width that they share."""
+    low, high = min(i.low for i in intervals), max(i.high for i in intervals)
+    scale = 100 / max(high - low, 0.01)
+    return [
+        {"left": scale * (i.low - low), "width": scale * (i.high - i.low), "mean": scale * (i.mean - low)}
+        for i in intervals
+    ]
 
 
 # --- results -----------------------------------------------------------------------------------------
@@ -78,16 +97,6 @@ def _legend(report: Report) -> dict[str, dict[str, Any]]:
     """Colour and dash by strategy; the reference has the first."""
     order = [report.reference, *(s.strategy for s in report.summaries if s.strategy != report.reference)]
     return {name: {"color": i % COLORS, "dash": dash_of(i), "index": i} for i, name in enumerate(order)}
-
-
-def _tracks(intervals: Sequence[Interval]) -> list[dict[str, float]]:
-    """Interval and mean of each row, in per cent of the width that they share."""
-    low, high = min(i.low for i in intervals), max(i.high for i in intervals)
-    scale = 100 / max(high - low, 0.01)
-    return [
-        {"left": scale * (i.low - low), "width": scale * (i.high - i.low), "mean": scale * (i.mean - low)}
-        for i in intervals
-    ]
 
 
 def _curve_charts(report: Report) -> list[str]:

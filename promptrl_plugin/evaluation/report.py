@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from promptrl_plugin.agent.curves import Panel, latest_rows, panels
 from promptrl_plugin.errors import ConfigError, UnknownNameError
-from promptrl_plugin.evaluation.compare import load_results, read_results
+from promptrl_plugin.evaluation.compare import bundle_of, load_results, read_results
 from promptrl_plugin.evaluation.summary import (
     Contest,
     Seeds,
@@ -85,7 +84,7 @@ def build_report(folder: Path, runs: Sequence[Path] = (), against: str | None = 
         UnknownNameError: `against` is not in the comparison.
         SamplesError: A trace file is damaged.
     """
-    config = RunFolder.open(folder).config()
+    run = RunFolder.open(folder)
     results, raw = load_results(folder), read_results(folder)
     strategies = by_strategy(results)
     if against is not None and against not in strategies:
@@ -95,14 +94,14 @@ def build_report(folder: Path, runs: Sequence[Path] = (), against: str | None = 
     prompts = _prompts(traces.values())
     episodes = {name: tuple(_episodes(name, seeds, traces, prompts)) for name, seeds in strategies.items()}
     return Report(
-        config=config,
-        environment=_environment(folder),
+        config=run.config(),
+        environment=run.environment(),
         suite_version=str(raw["suite_version"]),
         reference=reference,
         outcomes=strategies,
         summaries=tuple(summarise(name, seeds) for name, seeds in strategies.items()),
         contests=tuple(contests(strategies, reference)),
-        runs=tuple(_training_run(path) for path in runs or _runs_of(config, raw["policies"], strategies, folder)),
+        runs=tuple(_training_run(path) for path in runs or _runs_of(folder, strategies)),
         operators={name: tuple(used) for name, seeds in strategies.items() if (used := _uses(seeds, episodes[name]))},
         episodes={name: found for name, found in episodes.items() if found},
         prompts=prompts,
@@ -142,26 +141,9 @@ def _prompts(traces: Iterable[Mapping[str, Any]]) -> dict[str, str]:
             if row["prompt"].strip() and not row["operators"]}  # fmt: skip
 
 
-def _environment(folder: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found
-
-
-def _runs_of(
-    config: Mapping[str, Any], policies: Mapping[str, str], strategies: Mapping[str, Seeds], folder: Path
-) -> list[Path]:
-    """Run folders beside the policy bundles of the rows, seen from here or from beside `folder`."""
-    named = {"promptrl": str(config.get("policy") or ""), **policies}
-    bundles = [
-        Path(named[row].replace("{seed}", str(seed)))
-        for row, seeds in strategies.items()
-        if named.get(row)
-        for seed in seeds
-    ]
-    found = [base / b.parent for b in bundles for base in (Path(), folder.absolute().parent)]
+def _runs_of(folder: Path, strategies: Mapping[str, Seeds]) -> list[Path]:
+    """Run folders beside the policy bundles of the rows."""
+    found = [b.parent for row, seeds in strategies.items() for seed in seeds for b in bundle_of(folder, row, seed)]
     with_metrics = [path.resolve() for path in found if (path / "metrics.jsonl").is_file()]
     return list(dict.fromkeys(with_metrics))
 

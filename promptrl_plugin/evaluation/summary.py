@@ -17,7 +17,17 @@ from promptrl_plugin.evaluation.statistics import (
     paired_bootstrap,
 )
 
-__all__ = ["Contest", "CurvePoint", "Spending", "Summary", "by_strategy", "contests", "reference_of", "summarise"]
+__all__ = [
+    "Contest",
+    "CurvePoint",
+    "Spending",
+    "Summary",
+    "by_strategy",
+    "contests",
+    "reference_of",
+    "spending",
+    "summarise",
+]
 
 Seeds = dict[int, list[Outcome]]
 """Outcomes of one strategy by seed."""
@@ -142,8 +152,8 @@ def summarise(strategy: str, seeds: Seeds) -> Summary:
         visible=len(shown) / len(looked) if looked else None,
         gap=wrong / len(looked) if looked else None,
         false_visible=wrong / len(shown) if shown else None,
-        generations=_spending([o.generations for o in every], solved),
-        tokens=_spending([o.prompt_tokens + o.completion_tokens for o in every], solved),
+        generations=spending([o.generations for o in every], solved),
+        tokens=spending([o.prompt_tokens + o.completion_tokens for o in every], solved),
         curve=_curve(every),
     )
 
@@ -206,5 +216,6 @@ def _curve(every: Sequence[Outcome]) -> tuple[CurvePoint, ...]:
     )
 
 
-def _spending(amounts: Sequence[int], solved: int) -> Spending:
+def spending(amounts: Sequence[int], solved: int) -> Spending:
+    """What was spent on average over tasks (and seeds), and by solved ones."""
     return Spending(sum(amounts) / len(amounts), sum(amounts) / solved if solved else None)

@@ -172,6 +172,14 @@ class RunFolder:
             raise ConfigError(f"cannot read {self.config_path}: {e}; start the run again elsewhere") from None
         return data
 
+    def environment(self) -> dict[str, Any]:
+        """What the run was begun on, as `environment` told then; nothing where that was not kept."""
+        try:
+            data: dict[str, Any] = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return data
+
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one object to the metrics; a torn line of a killed run is cut off first."""
         if self._metrics is None:

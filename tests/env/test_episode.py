@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from doubles import make_rollout, train_task
 from gymnasium.utils.env_checker import check_env
 
+from promptrl_plugin.backbones.caching import CachingBackbone
+from promptrl_plugin.backbones.scripted import ScriptedBackbone
 from promptrl_plugin.config import RewardConfig
 from promptrl_plugin.env.prompt_env import PromptEnv
 from promptrl_plugin.env.vector_env import VectorPromptEnv
 from promptrl_plugin.errors import UnknownNameError
 from promptrl_plugin.records import Feedback
+from promptrl_plugin.storage.cache import Cache
 
 
 def action(setup, name: str) -> int:
@@ -218,6 +223,49 @@ def test_vector_env_resumes_exactly():
     again.set_state(state)
     for a, b in zip(expected, play(again, 6, seed=2), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_every_task_comes_equally_often_in_every_sub_environment():
+    rollout, setup, _ = make_rollout(n_tasks=6)
+    env = VectorPromptEnv(rollout, setup.layout, 4, seed=3, variants=2)
+    dealt = [(env._start(i, k).index, env._start(i, k).episode.variant) for k in range(6) for i in range(4)]
+    for deck in range(4):
+        assert sorted(dealt[6 * deck : 6 * deck + 6]) == [(i, deck % 2) for i in range(6)]
+    assert dealt[:6] != dealt[12:18]
+
+
+@pytest.mark.parametrize("budget", [2, 4])
+def test_a_rehearsal_generates_what_the_steps_then_ask_for_and_changes_nothing_else(tmp_path: Path, budget: int):
+    noise = np.random.default_rng(5).random((5, 3, 100))
+
+    def choose(i, t, _observation, mask):
+        return int(np.flatnonzero(mask)[int(noise[t, i, 0] * mask.sum())])
+
+    def steps(env: VectorPromptEnv) -> list[np.ndarray]:
+        trace = []
+        for t in range(5):
+            actions = np.array([choose(i, t, None, m) for i, m in enumerate(env.action_masks())])
+            observations, rewards, *_ = env.step(actions)
+            trace.append(np.concatenate([observations.ravel(), rewards]))
+        return trace
+
+    def environment(cache: Cache) -> tuple[VectorPromptEnv, ScriptedBackbone]:
+        rollout, setup, backbone = make_rollout(n_tasks=5, budget=budget, wrap=lambda b: CachingBackbone(b, cache))
+        env = VectorPromptEnv(rollout, setup.layout, 3, seed=7, variants=2)
+        env.reset(seed=7)
+        return env, backbone
+
+    plain, _ = environment(Cache(tmp_path / "plain.sqlite"))
+    expected = steps(plain)
+    rehearsed, backbone = environment(Cache(tmp_path / "rehearsed.sqlite"))
+    rehearsed.rehearse(5, choose)
+    assert rehearsed.get_state() == environment(Cache(tmp_path / "fresh.sqlite"))[0].get_state()
+    made = len(backbone.requests)
+    assert made > 0
+    for a, b in zip(expected, steps(rehearsed), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert len(backbone.requests) == made
+    assert rehearsed.get_state() == plain.get_state()
 
 
 def test_vector_env_demonstrates_a_sequence_operator_by_operator():

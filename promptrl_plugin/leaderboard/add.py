@@ -1,0 +1,394 @@
+"""From a finished comparison to entries: its folder read, its samples judged, one entry a row."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from promptrl_plugin.agent.bundle import MANIFEST, TENSORS, PolicyBundle
+from promptrl_plugin.checking.base import Judge
+from promptrl_plugin.checking.results import evalplus_results
+from promptrl_plugin.config import LEARNED
+from promptrl_plugin.errors import ConfigError, EntryError, UnknownNameError
+from promptrl_plugin.evaluation.compare import Cell, Matrix, Outcome, bundle_of, load_results, read_results
+from promptrl_plugin.evaluation.judging import data_hash, judge_samples, read_samples
+from promptrl_plugin.evaluation.summary import Seeds, by_strategy
+from promptrl_plugin.harnesses.options import BackboneOptions, StrategyOptions
+from promptrl_plugin.leaderboard.entry import (
+    SCHEMA_VERSION,
+    Run,
+    Spent,
+    entry_id,
+    figures,
+    protocol_of,
+    read_entry,
+    schema_problems,
+)
+from promptrl_plugin.leaderboard.submission import (
+    hashes,
+    policy_folder,
+    results_name,
+    samples_name,
+    spending_name,
+    submission_path,
+    write_submission,
+)
+from promptrl_plugin.records import Feedback
+from promptrl_plugin.storage.runs import RunFolder, write_json
+from promptrl_plugin.suites.base import Suite
+from promptrl_plugin.suites.registry import load_suite
+
+__all__ = ["Comparison", "ModelNotes", "make_entry", "open_comparison", "write_entry"]
+
+_INSTRUCTED = re.compile(r"(?i)\b(instruct|chat|it)\b")
+_BILLIONS = re.compile(r"(?i)(?<![\w.])(\d+(?:\.\d+)?)([bm])(?![a-z0-9])")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelNotes:
+    """What a comparison does not tell of its model; None: as its name says, like ``coder-0.5b-instruct``.
+
+    Attributes:
+        prompted: Whether it was given chat prompts.
+        size: Parameters in billions.
+        link: Page of the model.
+    """
+
+    prompted: bool | None = None
+    size: float | None = None
+    link: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A finished comparison, ready to be judged.
+
+    Attributes:
+        folder: Of `promptrl compare`.
+        matrix: Its settings, with the chosen rows.
+        suite: Its suite.
+        rows: Outcomes of the chosen rows by seed.
+        samples: Samples file by cell name.
+        versions: What it ran on.
+    """
+
+    folder: Path
+    matrix: Matrix
+    suite: Suite
+    rows: dict[str, Seeds]
+    samples: dict[str, Path]
+    versions: dict[str, Any]
+
+    def options(self, row: str) -> StrategyOptions:
+        """What the row's strategy was asked for."""
+        return self.matrix.options(Cell(row, 0), self.folder).strategy
+
+
+def open_comparison(folder: Path, chosen: Sequence[str] = ()) -> Comparison:
+    """Read a folder of `promptrl compare` and refuse what can be no entry.
+
+    Args:
+        folder: The folder.
+        chosen: Rows to take; every one without any.
+
+    Raises:
+        ConfigError: It is no comparison, is not finished, or is of another version of the suite.
+        EntryError: Hidden tests guided a row.
+        UnknownNameError: A row is not in the comparison.
+        DataError: The suite is not at hand.
+    """
+    run = RunFolder.open(folder)
+    config, raw = run.config(), read_results(folder)
+    every = by_strategy(load_results(folder))
+    if strange := [row for row in chosen if row not in every]:
+        raise UnknownNameError("row of this comparison", strange[0], every)
+    rows = {row: dict(sorted(seeds.items())) for row, seeds in every.items() if row in (chosen or every)}
+    again = f"go on with `promptrl compare --out {folder}`, or choose finished rows with --row"
+    _refuse_unequal_seeds(rows, again)
+    if lacking := [cell for row in rows for cell in _cells(row, rows[row]) if cell not in raw["samples"]]:
+        raise ConfigError(f"{folder} does not tell the samples of {lacking[0]} (an earlier promptrl wrote it); {again}")
+    try:
+        matrix = Matrix(
+            config["suite"],
+            BackboneOptions(**config["backbone"]),
+            tuple(rows),
+            (),
+            config["budget"],
+            config["feedback"],
+            selector=config.get("selector", "first"),
+        )
+    except (KeyError, TypeError):
+        raise ConfigError(f"{run.config_path} is no comparison's; name a folder of `promptrl compare --out`") from None
+    found = Comparison(
+        folder,
+        matrix,
+        suite=_suite(matrix, rows, str(raw["suite_version"]), again),
+        rows=rows,
+        samples={cell: folder / name for cell, name in raw["samples"].items()},
+        versions=_versions(run),
+    )
+    return found
+
+
+def make_entry(
+    comparison: Comparison,
+    row: str,
+    judge: Judge,
+    notes: ModelNotes,
+    on_progress: Callable[[int], None] | None = None,
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The entry of one row, and the files of its submission.
+
+    Args:
+        comparison: The comparison.
+        row: One of its rows.
+        judge: Judges the samples.
+        notes: On the model.
+        on_progress: Gets the position of each sample of a seed that is judged.
+
+    Raises:
+        UserError: Samples or policy bundle are missing or damaged, or the policy was trained on a task of the suite.
+        ConfigError: The verdicts are not those of the comparison.
+        EntryError: `notes` do not fit the schema.
+    """
+    seeds, suite = comparison.rows[row], comparison.suite
+    options = comparison.options(row)
+    files: dict[str, bytes] = {}
+    runs = []
+    for seed, outcomes in seeds.items():
+        cell = Cell(row, seed).name
+        run = _run(comparison.samples[cell], outcomes, suite, judge, on_progress)
+        if unlike := [o.task_id for o, s in zip(outcomes, run.judged, strict=True) if o.strict is not s.solved]:
+            raise ConfigError(
+                f"{cell}: {unlike[0]} is judged otherwise than in the results of {comparison.folder}; "
+                f"delete its results.json and run `promptrl compare --out {comparison.folder}` again"
+            )
+        runs.append(run)
+        files |= _run_files(seed, run, suite)
+    bundles = {seed: b for seed in seeds if (b := _bundle(comparison, row, seed)) is not None}
+    for seed, bundle in bundles.items():
+        bundle.check_no_leak(suite.tasks())
+        assert bundle.path is not None
+        files |= {f"{policy_folder(seed)}/{name}": (bundle.path / name).read_bytes() for name in (MANIFEST, TENSORS)}
+    entry: dict[str, Any] = {
+        "schema": SCHEMA_VERSION,
+        "id": "",
+        "created": datetime.now(UTC).date().isoformat(),
+        "model": _model(comparison.matrix.backbone, notes),
+        "strategy": row,
+        "suite": {"name": suite.name, "version": suite.version, "tasks": len(suite.tasks())},
+        "protocol": protocol_of(row),
+        "feedback": str(options.feedback),
+        "selector": str(options.selector),
+        "budget": options.budget,
+        "seeds": list(seeds),
+        **figures(runs),
+        "policies": [_policy(seed, bundle) for seed, bundle in bundles.items()],
+        "hashes": hashes(files),
+        "commands": _commands(comparison, row, list(bundles.values())),
+        "versions": comparison.versions,
+    }
+    entry["id"] = entry_id(entry)
+    if problems := schema_problems(entry):  # a --link or --size that cannot be
+        raise EntryError(f"{row} makes no entry: {problems[0]}; correct the option of that name")
+    return entry, files
+
+
+def write_entry(board: Path, entry: Mapping[str, Any], files: Mapping[str, bytes], *, replace: bool = False) -> Path:
+    """Write an entry and its submission into the leaderboard's folder; returns the entry's file.
+
+    Raises:
+        EntryError: There is an entry of the same configuration with other samples (unless `replace`).
+    """
+    path = board / "entries" / f"{entry['id']}.json"
+    if (
+        path.exists()
+        and not replace
+        and read_entry(path).get("hashes", {}).get("samples") != entry["hashes"]["samples"]
+    ):
+        raise EntryError(
+            f"{path} is of the same configuration with other samples; put this in its place with --replace"
+        )
+    write_submission(submission_path(path), entry["id"], files)
+    write_json(path, entry)
+    return path
+
+
+# --- the comparison ------------------------------------------------------------------------------------
+
+
+def _cells(row: str, seeds: Seeds) -> list[str]:
+    return [Cell(row, seed).name for seed in seeds]
+
+
+def _refuse_unequal_seeds(rows: Mapping[str, Seeds], again: str) -> None:
+    """A row that samples and has fewer seeds than others is under way; `direct` has one seed."""
+    sampled = {row: set(seeds) for row, seeds in rows.items() if row != "direct"}
+    every = set().union(*sampled.values())
+    for row, seeds in sampled.items():
+        if missing := sorted(every - seeds):
+            raise ConfigError(f"the comparison is not finished: {row} lacks seed {missing[0]}; {again}")
+
+
+def _suite(matrix: Matrix, rows: Mapping[str, Seeds], version: str, again: str) -> Suite:
+    """The suite, of that version, all of whose tasks have an outcome."""
+    for row in rows:
+        if matrix.options(Cell(row, 0), Path()).strategy.feedback is Feedback.ORACLE:
+            raise EntryError(
+                f"{row} is of feedback=oracle: hidden tests guided the search, so it is not eligible; "
+                "run `promptrl compare --feedback visible`"
+            )
+    suite = load_suite(matrix.suite)
+    if suite.version != version:
+        raise ConfigError(
+            f"the comparison is of version {version} of suite {suite.name}, installed is {suite.version}; "
+            "install that, or run the comparison again in another folder"
+        )
+    ids = [t.id for t in suite.tasks()]
+    for row, seeds in rows.items():
+        for seed, outcomes in seeds.items():
+            if [o.task_id for o in outcomes] != ids:
+                raise ConfigError(
+                    f"{Cell(row, seed).name} has {len(outcomes)} of the {len(ids)} tasks of suite {suite.name}; {again}"
+                )
+    return suite
+
+
+def _versions(run: RunFolder) -> dict[str, Any]:
+    found = run.environment()
+    try:
+        packages = {name: version for name, version in found.get("packages", {}).items() if version is not None}
+        return {"promptrl": found["promptrl"], "python": found["python"], "packages": packages}
+    except (KeyError, AttributeError):
+        raise ConfigError(
+            f"{run.path / 'environment.json'} is missing or damaged, so nobody knows what the comparison ran on; "
+            "run it again in another folder (its generations come from the cache)"
+        ) from None
+
+
+# --- samples -------------------------------------------------------------------------------------------
+
+
+def _run(
+    samples: Path, outcomes: Sequence[Outcome], suite: Suite, judge: Judge, on_progress: Callable[[int], None] | None
+) -> Run:
+    submitted = {s.task_id: s for s in read_samples(samples, suite)}
+    judged = judge_samples([submitted[o.task_id] for o in outcomes], suite.hidden(), judge, on_progress=on_progress)
+    spent = [Spent(o.task_id, o.generations, o.prompt_tokens, o.completion_tokens) for o in outcomes]
+    return Run(tuple(judged), tuple(spent))
+
+
+def _run_files(seed: int, run: Run, suite: Suite) -> dict[str, bytes]:
+    results = evalplus_results(run.judged, suite.hidden(), data_hash(suite))
+    return {
+        samples_name(seed): _jsonl({"task_id": s.task_id, "solution": s.solution} for s in run.judged),
+        results_name(seed): (json.dumps(results) + "\n").encode(),
+        spending_name(seed): _jsonl(asdict(row) for row in run.spent),
+    }
+
+
+def _jsonl(rows: Iterator[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+# --- policies ------------------------------------------------------------------------------------------
+
+
+def _bundle(comparison: Comparison, row: str, seed: int) -> PolicyBundle | None:
+    """The policy bundle of a cell, None of a strategy that is not trained."""
+    strategy = Cell(row, seed).strategy
+    if strategy not in LEARNED:
+        return None
+    named = bundle_of(comparison.folder, row, seed)
+    present = [path for path in named if (path / MANIFEST).is_file()]
+    if named and not present:
+        raise ConfigError(
+            f"the policy bundle of {row}, seed {seed}, is not at {named[0]}; put it back there, or run this where "
+            "`promptrl compare` ran"
+        )
+    bundle = PolicyBundle.load(present[0]) if present else _shipped(strategy, comparison.matrix.backbone.model)
+    bundle.check_strategy(strategy)
+    return bundle
+
+
+def _shipped(strategy: str, model: str) -> PolicyBundle:
+    """The bundle in the package that the strategy took, having been given none."""
+    from promptrl_plugin.strategies.registry import shipped_policies
+
+    for path in shipped_policies():
+        bundle = PolicyBundle.load(path)
+        if bundle.learner == LEARNED[strategy] and bundle.backbone.lower() == model.lower():
+            return bundle
+    raise ConfigError(
+        f"the comparison names no policy of {strategy}, and none ships for model {model} under that name; "
+        f"run it again in another folder with --policy {strategy}=FOLDER (its generations come from the cache)"
+    )
+
+
+def _policy(seed: int, bundle: PolicyBundle) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "hash": bundle.content_hash,
+        "train_suite": bundle.train_suite,
+        "train_suite_version": bundle.train_suite_version,
+        "train_tasks": len(bundle.train_hashes),
+    }
+
+
+# --- model and commands --------------------------------------------------------------------------------
+
+
+def _model(backbone: BackboneOptions, notes: ModelNotes) -> dict[str, Any]:
+    name = _name(backbone.model)
+    prompted = notes.prompted
+    if prompted is None:
+        prompted = not backbone.force_base_prompt and _INSTRUCTED.search(name) is not None
+    size = notes.size
+    if size is None and (found := _BILLIONS.search(name)):
+        size = float(found[1]) / (1000 if found[2] in "mM" else 1)
+    return {
+        "name": name,
+        "backend": backbone.backend,
+        "dtype": backbone.dtype,
+        "prompted": prompted,
+        "size": size,
+        "link": notes.link,
+    }
+
+
+def _name(model: str) -> str:
+    """A model as others know it: of a path on this machine its last part."""
+    return Path(model).name if model.startswith(("/", ".", "~")) else model
+
+
+def _commands(comparison: Comparison, row: str, bundles: Sequence[PolicyBundle]) -> list[str]:
+    """Training, the comparison of this row, and the score of its first samples; to be run in the submission."""
+    matrix, backbone = comparison.matrix, comparison.matrix.backbone
+    flags = {
+        "--suite": matrix.suite,
+        "--model": _name(backbone.model),
+        "--backend": backbone.backend,
+        "--dtype": backbone.dtype,
+        **({"--base-url": "URL"} if backbone.base_url else {}),
+        "--strategies": row,
+        "--seeds": ",".join(map(str, comparison.rows[row])),
+        "--budget": str(matrix.budget),
+        "--feedback": matrix.feedback,
+        "--selector": matrix.selector,
+        **({"--policy": f"{row}={policy_folder('{seed}')}"} if bundles else {}),
+        "--out": comparison.folder.absolute().name,
+    }
+    compared = ["promptrl", "compare", *(word for flag in flags.items() for word in flag)]
+    samples = samples_name(next(iter(comparison.rows[row])))
+    if comparison.suite.name == comparison.suite.evalplus_dataset:
+        scored = ["evalplus.evaluate", "--dataset", comparison.suite.name, "--samples", samples]
+    else:
+        scored = ["promptrl", "judge", "--suite", comparison.suite.name, "--samples", samples]
+    trained = dict.fromkeys(bundle.command for bundle in bundles if bundle.command)
+    return [*trained, shlex.join(compared), shlex.join(scored)]

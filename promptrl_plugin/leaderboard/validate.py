@@ -1,0 +1,235 @@
+"""Verifies an entry against its submission: everything that can be recomputed is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from promptrl_plugin.agent.bundle import PolicyBundle
+from promptrl_plugin.checking.base import Judge
+from promptrl_plugin.config import LEARNED
+from promptrl_plugin.errors import BundleError, ConfigError, EntryError, LeakageError, SamplesError, UnknownNameError
+from promptrl_plugin.evaluation.judging import judge_samples, read_samples
+from promptrl_plugin.harnesses.options import StrategyOptions
+from promptrl_plugin.leaderboard.entry import (
+    Problem,
+    Run,
+    Spent,
+    differences,
+    entry_id,
+    figures,
+    protocol_of,
+    read_entry,
+    schema_problems,
+)
+from promptrl_plugin.leaderboard.submission import (
+    hashes,
+    manifest_problems,
+    policy_folder,
+    read_submission,
+    results_name,
+    samples_name,
+    spending_name,
+    submission_path,
+)
+from promptrl_plugin.storage.jsonl import read_jsonl
+from promptrl_plugin.storage.runs import write_atomic
+from promptrl_plugin.suites.base import Suite
+from promptrl_plugin.suites.registry import load_suite
+
+__all__ = ["programs_of", "validate_entry"]
+
+Entry = Mapping[str, Any]
+
+
+def validate_entry(path: Path, judge: Judge, on_progress: Callable[[int], None] | None = None) -> list[Problem]:
+    """What is wrong with the entry in a file; nothing if it is as its submission says.
+
+    The steps are: schema, settings, hashes, policies, and then the samples, which are judged anew. A step runs
+    only if the earlier ones found nothing.
+
+    Args:
+        path: The entry; its submission is ``../submissions/<id>.zip``.
+        judge: Judges the samples; not one that remembers verdicts.
+        on_progress: Gets the position of each sample of a seed that is judged.
+
+    Raises:
+        EntryError: The entry cannot be read.
+        DataError: The suite is not at hand.
+    """
+    entry = read_entry(path)
+    if problems := schema_problems(entry):
+        return problems
+    try:
+        suite = load_suite(entry["suite"]["name"])
+    except UnknownNameError as e:
+        return [Problem("suite.name", str(e))]
+    if problems := _settings(entry, path.stem, suite):
+        return problems
+    try:
+        index, files = read_submission(submission_path(path))
+    except EntryError as e:
+        return [Problem("submission", str(e))]
+    problems = manifest_problems(entry["id"], index, files) + _hashes(entry, files)
+    if problems := problems or _missing(entry, files):
+        return problems
+    with TemporaryDirectory(prefix="promptrl-submission-") as name:
+        folder = Path(name)
+        for file, content in files.items():
+            write_atomic(folder / file, content)
+        return _policies(entry, folder, suite) or _samples(entry, folder, suite, judge, on_progress)
+
+
+def programs_of(path: Path) -> int:
+    """How many programs `validate_entry` will judge, for a progress bar."""
+    entry = read_entry(path)
+    return 0 if schema_problems(entry) else len(entry["seeds"]) * int(entry["suite"]["tasks"])
+
+
+# --- the steps -----------------------------------------------------------------------------------------
+
+
+def _settings(entry: Entry, stem: str, suite: Suite) -> list[Problem]:
+    """Fields that contradict each other, the suite, or what a strategy can be asked for."""
+    from promptrl_plugin.strategies.registry import strategy_names
+
+    strategy = entry["strategy"].partition(":")[0]
+    if strategy not in strategy_names():
+        return [Problem("strategy", str(UnknownNameError("strategy", strategy, strategy_names())))]
+    given = {name: entry[name] for name in ("budget", "feedback", "selector")}
+    try:
+        asked = StrategyOptions.parse(given | {"strategy": strategy})
+    except ConfigError as e:
+        return [Problem("selector", str(e))]
+    expected = {
+        "suite.version": (entry["suite"]["version"], suite.version),
+        "suite.tasks": (entry["suite"]["tasks"], len(suite.tasks())),
+        "protocol": (entry["protocol"], protocol_of(strategy)),
+        "budget": (entry["budget"], asked.budget),
+        "feedback": (entry["feedback"], str(asked.feedback)),
+        "selector": (entry["selector"], str(asked.selector)),
+        "seeds": (entry["seeds"], [0] if strategy == "direct" else sorted(entry["seeds"])),
+        "policies": ([p["seed"] for p in entry["policies"]], entry["seeds"] if strategy in LEARNED else []),
+        "id": (entry["id"], entry_id(entry)),
+        "id (name of the file)": (stem, entry["id"]),
+    }
+    return [
+        Problem(field, f"{is_!r}, should be {should!r}") for field, (is_, should) in expected.items() if is_ != should
+    ]
+
+
+def _hashes(entry: Entry, files: Mapping[str, bytes]) -> list[Problem]:
+    return [
+        Problem(f"hashes.{name}", f"{entry['hashes'][name]} claimed, {digest} recomputed")
+        for name, digest in hashes(files).items()
+        if entry["hashes"][name] != digest
+    ]
+
+
+def _missing(entry: Entry, files: Mapping[str, bytes]) -> list[Problem]:
+    """Files of the entry's seeds that are not in the submission, and others that are."""
+    wanted = {name(seed) for seed in entry["seeds"] for name in (samples_name, results_name, spending_name)}
+    found = {name for name in files if not name.startswith("policy/")}
+    return [
+        Problem("seeds", f"{name} {'is not in the submission' if name in wanted else 'is of no seed of the entry'}")
+        for name in sorted(wanted ^ found)
+    ]
+
+
+def _policies(entry: Entry, folder: Path, suite: Suite) -> list[Problem]:
+    """Policy bundles that are not what is claimed, or were trained on a task of the suite."""
+    problems = []
+    for i, claimed in enumerate(entry["policies"]):
+        field = f"policies.{i}"
+        try:
+            bundle = PolicyBundle.load(folder / policy_folder(claimed["seed"]))
+            bundle.check_strategy(entry["strategy"].partition(":")[0])
+            bundle.check_no_leak(suite.tasks())
+        except (BundleError, LeakageError) as e:
+            problems.append(Problem(field, _plain(e, folder)))
+            continue
+        made = {
+            "hash": bundle.content_hash,
+            "train_suite": bundle.train_suite,
+            "train_suite_version": bundle.train_suite_version,
+            "train_tasks": len(bundle.train_hashes),
+        }
+        problems += [
+            Problem(f"{field}.{key}", f"{claimed[key]!r} claimed, {value!r} in the bundle")
+            for key, value in made.items()
+            if claimed[key] != value
+        ]
+    return problems
+
+
+def _samples(
+    entry: Entry, folder: Path, suite: Suite, judge: Judge, on_progress: Callable[[int], None] | None
+) -> list[Problem]:
+    """Verdicts and figures that are not those of the samples."""
+    problems, runs = [], []
+    for seed in entry["seeds"]:
+        try:
+            run = _judged(folder, seed, suite, judge, on_progress)
+        except (SamplesError, EntryError) as e:
+            problems.append(Problem(f"seeds (seed {seed})", _plain(e, folder)))
+            continue
+        runs.append(run)
+        problems += _verdicts(folder, seed, run) + _spent(entry, seed, run)
+    return problems if len(runs) < len(entry["seeds"]) else problems + differences(entry, figures(runs))
+
+
+# --- samples -------------------------------------------------------------------------------------------
+
+
+def _judged(folder: Path, seed: int, suite: Suite, judge: Judge, on_progress: Callable[[int], None] | None) -> Run:
+    """One seed, its samples judged.
+
+    Raises:
+        SamplesError, EntryError: Samples or spending are not one line a task of the suite.
+    """
+    ids = [t.id for t in suite.tasks()]
+    submissions = read_samples(folder / samples_name(seed), suite)
+    if [s.task_id for s in submissions] != ids:
+        raise EntryError(f"{samples_name(seed)} is not one sample a task, in the suite's order")
+    try:
+        spent = [Spent(**row) for row in read_jsonl(folder / spending_name(seed))]
+        amounts = [n for s in spent for n in (s.generations, s.prompt_tokens, s.completion_tokens)]
+    except TypeError:
+        raise EntryError(f"{spending_name(seed)} is malformed") from None
+    if [s.task_id for s in spent] != ids or not all(type(n) is int and n >= 0 for n in amounts):
+        raise EntryError(f"{spending_name(seed)} is not one line of whole numbers a task, in the suite's order")
+    judged = judge_samples(submissions, suite.hidden(), judge, on_progress=on_progress)
+    return Run(tuple(judged), tuple(spent))
+
+
+def _verdicts(folder: Path, seed: int, run: Run) -> list[Problem]:
+    """The first task whose verdicts in the results are not those of the judge."""
+    name = results_name(seed)
+    try:
+        rows = json.loads((folder / name).read_text(encoding="utf-8"))["eval"]
+        claimed = {task_id: (row[0]["base_status"], row[0]["plus_status"]) for task_id, row in rows.items()}
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return [Problem(name, "it is not in EvalPlus's format of results")]
+    found = {s.task_id: (str(s.base.status), None if s.plus is None else str(s.plus.status)) for s in run.judged}
+    unlike = [
+        task_id for task_id in sorted(found.keys() | claimed.keys()) if claimed.get(task_id) != found.get(task_id)
+    ]
+    if not unlike:
+        return []
+    first, more = unlike[0], f" (and {len(unlike) - 1} more)" if len(unlike) > 1 else ""
+    return [Problem(name, f"{first}: {claimed.get(first)} claimed, {found.get(first)} judged (base, plus){more}")]
+
+
+def _spent(entry: Entry, seed: int, run: Run) -> list[Problem]:
+    over = [row for row in run.spent if row.generations > entry["budget"]]
+    if not over:
+        return []
+    return [Problem("budget", f"{over[0].task_id} took {over[0].generations} generations with seed {seed}")]
+
+
+def _plain(error: Exception, folder: Path) -> str:
+    """The message without the folder that the submission was unpacked to."""
+    return str(error).replace(f"{folder}/", "")
