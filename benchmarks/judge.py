@@ -2,6 +2,7 @@
 """Programs judged a second: promptrl's judge against EvalPlus 0.3.1's, on the same samples, in one run.
 
     python benchmarks/judge.py [--dataset mbpp|humaneval] [--limit N] [--samples FILE …] [--rounds 3] [--out FILE]
+    python benchmarks/judge.py --cpu [--against CHECKOUT …] [--dataset mbpp|humaneval] [--limit N] [--rounds 3]
 
 The samples are, for every task, its canonical solution and a broken program (syntax error, wrong constant,
 exception, no function, in turn), then endless loops, and the model-written programs of `--samples` (EvalPlus
@@ -18,6 +19,11 @@ each the median over the rounds, sides taken in turn:
   that holds 1.2 GB.
 
 Statuses of every sample are compared and the differences listed.
+
+With `--cpu` seconds of processor are compared instead, which other work on the machine changes less: of the canonical
+programs alone, checked one after the other by EvalPlus's `check_correctness` and by one worker of promptrl, all
+processes of each side together; the judge of other checkouts of this repository (`--against`) takes its turn, too.
+Linux only.
 """
 
 from __future__ import annotations
@@ -32,7 +38,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +58,7 @@ BROKEN = (
 )
 LOOPS = "def {name}(*args):\n    while True:\n        pass\n"
 LOOP_EVERY = 150
+CPU_PASSES = {"evalplus": 1, "promptrl": 4}  # over all programs, after one that does not count
 
 Samples = dict[str, list[dict[str, str]]]  #: by kind of program
 
@@ -213,6 +221,89 @@ def trainer(dataset: str, path: Path, workers: int, env: dict[str, str]) -> tupl
     return rates[0], rates[1]
 
 
+def processor_seconds() -> float:
+    """Seconds of processor of this process and all below it, ended or not."""
+    t = os.times()
+    waiting, seconds = _children(os.getpid()), t.user + t.system + t.children_user + t.children_system
+    while waiting:
+        pid = waiting.pop()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        seconds += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")  # its own and its ended children's
+        waiting += _children(pid)
+    return seconds
+
+
+def _children(pid: int) -> list[int]:
+    return [int(n) for path in Path(f"/proc/{pid}/task").glob("*/children") for n in path.read_text().split()]
+
+
+def cpu_seconds(dataset: str, samples: str, out: str, side: str) -> None:
+    """Seconds of processor a program on one side (the inner half of this script)."""
+    checks = {"evalplus": evalplus_check, "promptrl": promptrl_check}
+    with checks[side](dataset, Path(samples)) as (count, check):
+        check()
+        begin = processor_seconds()
+        for _ in range(CPU_PASSES[side]):
+            check()
+        seconds = processor_seconds() - begin
+    Path(out).write_text(json.dumps(seconds / CPU_PASSES[side] / count))
+
+
+@contextmanager
+def evalplus_check(dataset: str, samples: Path) -> Iterator[tuple[int, Callable[[], None]]]:
+    from evalplus import evaluate as module
+
+    problems = module.get_mbpp_plus() if dataset == "mbpp" else module.get_human_eval_plus()
+    digest = module.get_mbpp_plus_hash() if dataset == "mbpp" else module.get_human_eval_plus_hash()
+    not_none = module.MBPP_OUTPUT_NOT_NONE_TASKS if dataset == "mbpp" else []
+    expected = module.get_groundtruth(problems, digest, not_none)
+    rows = [json.loads(line) for line in samples.read_text().splitlines()]
+
+    def check() -> None:
+        for row in rows:
+            task = row["task_id"]
+            module.check_correctness(dataset, 0, problems[task], row["solution"], expected[task], fast_check=True)
+
+    yield len(rows), check
+
+
+@contextmanager
+def promptrl_check(dataset: str, samples: Path) -> Iterator[tuple[int, Callable[[], None]]]:
+    from promptrl_plugin.checking.judge import IsolatedJudge
+    from promptrl_plugin.config import JudgeConfig
+    from promptrl_plugin.evaluation.judging import judge_samples, read_samples
+    from promptrl_plugin.suites.registry import load_suite
+
+    suite = load_suite(dataset)
+    submissions, hidden = read_samples(samples, suite, partial=True), suite.hidden()
+    with IsolatedJudge(JudgeConfig(workers=1)) as judge:
+
+        def check() -> None:
+            judge_samples(submissions, hidden, judge, fail_fast=True)
+
+        yield len(submissions), check
+
+
+def compare_cpu(args: argparse.Namespace, folder: Path) -> None:
+    """Print milliseconds of processor a program, by side, and how many times EvalPlus's each takes less."""
+    problems = evenly(problems_of(args.dataset), args.limit)
+    path = write_samples(folder / "samples.jsonl", make_samples(problems, [])["canonical"])
+    env = write_problems(args.dataset, problems, folder)
+    checkouts = {"promptrl": HERE.parent, **{str(p): p.resolve() for p in args.against}}
+    sides = {"evalplus": env, **{name: env | {"PYTHONPATH": str(p)} for name, p in checkouts.items()}}
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(args.rounds):
+        for name in list(sides)[:: -1 if turn % 2 else 1]:
+            out = folder / "cpu.json"
+            side = name if name == "evalplus" else "promptrl"
+            run([__file__, "--cpu-of", args.dataset, str(path), str(out), side], sides[name])
+            taken[name].append(1000 * json.loads(out.read_text()))
+    print(f"{len(problems)} canonical programs, {args.rounds} rounds, milliseconds of processor a program")
+    for name, each in taken.items():
+        ratio = statistics.median(e / n for e, n in zip(taken["evalplus"], each, strict=True))
+        print(f"{name:20s} {statistics.median(each):8.2f} ({min(each):.2f} to {max(each):.2f}) {ratio:6.2f}x")
+
+
 def write_samples(path: Path, rows: Sequence[dict[str, str]]) -> Path:
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     return path
@@ -291,6 +382,9 @@ def main() -> None:
     if sys.argv[1:2] == ["--timed"]:
         timed_judge(*sys.argv[2:])
         return
+    if sys.argv[1:2] == ["--cpu-of"]:
+        cpu_seconds(*sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", choices=("mbpp", "humaneval"), default="mbpp")
     parser.add_argument("--limit", type=int, default=0, help="tasks (0: all)")
@@ -298,10 +392,15 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--cpu", action="store_true", help="compare seconds of processor instead")
+    parser.add_argument("--against", type=Path, nargs="*", default=[], help="other checkouts, for --cpu")
     args = parser.parse_args()
     if args.samples is None:
         args.samples = sorted((HERE / "results").glob(f"**/*{args.dataset}*.samples.jsonl"))
     with tempfile.TemporaryDirectory() as folder:
+        if args.cpu:
+            compare_cpu(args, Path(folder))
+            return
         result = compare(args, Path(folder))
     show(result)
     if args.out is not None:

@@ -21,10 +21,13 @@ import sys
 import tempfile
 import time
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, takewhile
 from pathlib import Path
 from struct import Struct
 from typing import Any
@@ -35,6 +38,7 @@ from evalplus.eval import is_floats
 from promptrl_plugin.checking.codec import Opaque, encode
 from promptrl_plugin.checking.compare import CallComparison, not_none_oracle
 from promptrl_plugin.checking.isolation import die_with_parent
+from promptrl_plugin.checking.runner import HEADER, Frame
 
 __all__ = [
     "BrokenReferenceError",
@@ -48,6 +52,7 @@ __all__ = [
 ]
 
 BIG = 1 << 20
+_STREAM_BYTES = 1 << 20  # of a group's frames that are kept a second time, joined
 _MAGIC = b"promptrl-expected-1\n"
 _U32 = Struct("<I")
 _NO_LIMIT = 1 << 40
@@ -102,11 +107,35 @@ class Output:
         return encoded == self.data if self.data is not None else hashlib.sha256(encoded).digest() == self.digest
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Expected:
     """Expected outputs of a group, in order."""
 
     outputs: tuple[Output, ...]
+
+    def leading(self, index: int, sent: bytes | bytearray) -> tuple[int, int]:
+        """Of the tests from `index` on, how many have in `sent` the very frames that are right, and their bytes."""
+        stream, ends = self._right
+        if index + 1 >= len(ends):
+            return 0, 0
+        begin = ends[index]
+        if stream.startswith(sent, begin) or sent.startswith(stream[begin:]):
+            count = bisect_right(ends, begin + len(sent)) - 1 - index
+        else:  # wrong somewhere: up to there
+            frames = range(index + 1, len(ends))
+            count = bisect_right(frames, False, key=lambda n: not sent.startswith(stream[begin : ends[n]]))
+        return count, ends[index + count] - begin
+
+    @cached_property
+    def _right(self) -> tuple[bytes, list[int]]:
+        """Frames of the tests that can be decided by their bytes, up to the first that cannot; where each begins."""
+        frames = [
+            HEADER.pack(Frame.VALUE, o.size) + o.data
+            for o in takewhile(lambda o: o.plain and o.data is not None, self.outputs)
+            if o.data is not None
+        ]
+        ends = [n for n in accumulate(map(len, frames), initial=0) if n <= _STREAM_BYTES]
+        return b"".join(frames)[: ends[-1]], ends
 
     @property
     def sizes(self) -> list[int]:

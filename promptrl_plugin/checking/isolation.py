@@ -16,13 +16,14 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from promptrl_plugin.checking import namespaces
 from promptrl_plugin.checking.landlock import LandlockRules
 from promptrl_plugin.checking.seccomp import SeccompFilter
-from promptrl_plugin.checking.syscalls import LINUX, prctl, reason
+from promptrl_plugin.checking.syscalls import LINUX, forbid_privileges, prctl, prepared, reason
 
 __all__ = [
     "Layer",
@@ -37,6 +38,8 @@ __all__ = [
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 1, 4, 36
 _getpid = posix.getpid
+#: Have the kernel kill the calling process as soon as its parent ends; raises OSError.
+_die_with_parent = prepared("prctl", _PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) if LINUX else int
 _OFF = "switched off"
 #: What Python and its libraries read outside their own folders.
 _SYSTEM = (
@@ -85,7 +88,7 @@ class Layers:
         Raises:
             OSError: A layer that was there at the start is refused now.
         """
-        die_with_parent()
+        _die_with_parent()
         if self._landlock is not None:
             self._landlock.enter()
         if self._seccomp is not None:
@@ -93,6 +96,8 @@ class Layers:
 
     def prepare(self, scratch: str, without: Collection[str]) -> None:
         """Build what every child enters."""
+        with suppress(OSError):  # then neither works, which `try_out` finds
+            forbid_privileges()
         try:
             if "landlock" in without:
                 raise OSError(_OFF)
@@ -147,8 +152,7 @@ def _in_child(function: Callable[[], None]) -> str:
 
 def die_with_parent() -> None:
     """Have the kernel kill the calling process as soon as its parent ends."""
-    if LINUX:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _die_with_parent()
 
 
 def forbid_inspection() -> None:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable
 from struct import Struct
 
-from promptrl_plugin.checking.syscalls import prctl, syscall
+from promptrl_plugin.checking.syscalls import prepared, syscall
 
 __all__ = ["LandlockRules", "abi"]
 
@@ -21,7 +21,6 @@ _ACCESS_BY_ABI = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # number of file access ri
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _TRUNCATE, _IOCTL = 1, 1 << 1, 1 << 2, 1 << 3, 1 << 14, 1 << 15
 _NET_TCP, _SCOPE_ALL = 0b11, 0b11
 _ATTR, _PATH_RULE = Struct("<QQQ"), Struct("<Qi")
-_PR_SET_NO_NEW_PRIVS = 38
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
 
@@ -61,15 +60,15 @@ class LandlockRules:
             self._allow(path, _READ_DIR)
         for path in _DEVICES:
             self._allow(path, _READ_FILE | _WRITE_FILE | _TRUNCATE | _IOCTL)
+        self._restrict = prepared("syscall", _RESTRICT, self._fd, 0)
 
     def enter(self) -> None:
-        """Restrict the calling process from now on and for good.
+        """Restrict the calling process from now on and for good; needs `syscalls.forbid_privileges`.
 
         Raises:
             OSError: The kernel refuses.
         """
-        prctl(_PR_SET_NO_NEW_PRIVS, 1)
-        syscall(_RESTRICT, self._fd, 0)
+        self._restrict()
 
     def _allow(self, path: str, access: int) -> None:
         try:

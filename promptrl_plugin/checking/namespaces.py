@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from struct import Struct
 
-from promptrl_plugin.checking.syscalls import MACHINE, call, mount, prctl, reason, syscall
+from promptrl_plugin.checking.syscalls import MACHINE, call, forbid_privileges, mount, prctl, reason, syscall
 
 __all__ = ["drop_capabilities", "make_read_only", "mount_scratch", "unshare"]
 
@@ -23,7 +23,7 @@ _MOUNT_ATTR = Struct("<QQQQ")  # set, clear, propagation, user namespace
 _ATTR_RDONLY, _ATTR_NOSUID = 1, 2
 _CAPSET = {"x86_64": 126, "aarch64": 91}
 _CAP_VERSION_3 = 0x20080522
-_PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _CLEAR_ALL = 24, 38, 47, 4
+_PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _CLEAR_ALL = 24, 47, 4
 _SCRATCH_BYTES = 256 << 20
 
 
@@ -99,7 +99,7 @@ def mount_scratch(scratch: str) -> str:
 def drop_capabilities() -> str:
     """Give up every capability for good, and the means to regain one; why not, or ""."""
     try:
-        prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        forbid_privileges()
         with suppress(OSError):  # without CAP_SETPCAP, which is then nothing that could be dropped
             for capability in range(64):
                 prctl(_PR_CAPBSET_DROP, capability)

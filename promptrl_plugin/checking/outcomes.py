@@ -63,6 +63,9 @@ class ProbeTests:
     def frames(self, index: int) -> int:
         return 1
 
+    def leading(self, index: int, sent: bytearray) -> tuple[int, int]:
+        return 0, 0
+
     def decide(self, index: int, claims: list[tuple[bytes, bytes, bool]]) -> tuple[bool, None, str]:
         kind, payload, late = claims[0]
         self.outcomes.append("timeout" if late else self._outcome(kind, payload))

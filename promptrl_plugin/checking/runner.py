@@ -16,6 +16,7 @@ import posix
 import sys
 from dataclasses import dataclass
 from struct import Struct
+from types import CodeType
 from typing import Any
 
 from promptrl_plugin.checking.codec import CodecError, encode, encode_items
@@ -178,26 +179,28 @@ def run_job(job: Job, calls: list[Any], fd: int) -> None:
         fd: Where frames go.
     """
     with contextlib.suppress(BaseException):
+        code: CodeType | None = None
         for part, inputs in zip(job.parts, calls):  # noqa: B905 - same length by construction
             report = _Reporter(fd, part.value_limit, part.output_limit)
             report.send(Frame.READY)
-            if not _run_part(job, part, inputs, report):
+            code = _run_part(job, part, code, inputs, report)
+            if code is None:
                 return
 
 
-def _run_part(job: Job, part: Part, inputs: Any, report: _Reporter) -> bool:
-    """Run one part; whether another may follow in this process."""
-    loaded = _load(job, part, report)
+def _run_part(job: Job, part: Part, code: CodeType | None, inputs: Any, report: _Reporter) -> CodeType | None:
+    """Run one part; the compiled program (`code`, unless this is the first part) if another may follow here."""
+    loaded = _load(job, part, code, report)
     if loaded is None:
-        return False
-    namespace, traceless = loaded
+        return None
+    namespace, code = loaded
     report.send(Frame.IMPORTED)
     if part.entry_point:
         orderly = _call_all(job, part, namespace[part.entry_point], inputs, report)
     else:
         orderly = _assert_all(job, part, namespace, inputs, report)
     report.send(Frame.DONE)
-    return traceless and orderly
+    return code if orderly else None
 
 
 def _silence() -> None:
@@ -208,22 +211,31 @@ def _silence() -> None:
     sys.stdout = sys.stderr = sys.stdin = _stream
 
 
-def _load(job: Job, part: Part, report: _Reporter) -> tuple[dict[str, Any], bool] | None:
-    """Run setup and program at module level; the namespace and `leaves_no_trace`, None when that failed."""
+def _load(
+    job: Job, part: Part, code: CodeType | None, report: _Reporter
+) -> tuple[dict[str, Any], CodeType | None] | None:
+    """Run setup and program at module level; None when that failed.
+
+    Returns:
+        The namespace, and the compiled program if it leaves no trace and is wanted again.
+    """
     namespace: dict[str, Any] = {}
-    late_setup = False
+    late_setup, setup = False, None
+    first = code is None
     try:
         _silence()
-        # As EvalPlus's `exec`, without this module's own ``from __future__ import annotations``.
-        codes = [compile(source, "<string>", "exec", dont_inherit=True) for source in (part.setup, job.program)]
         if part.setup:
+            setup = _compiled(part.setup)
+        if code is None:
+            code = _compiled(job.program)
+        if setup is not None:
             try:
-                exec(codes[0], namespace)
+                exec(setup, namespace)
             except NameError:  # it builds objects of the program's classes
                 late_setup = True
-        exec(codes[1], namespace)
-        if late_setup:
-            exec(codes[0], namespace)
+        exec(code, namespace)
+        if late_setup and setup is not None:
+            exec(setup, namespace)
         if part.entry_point:
             namespace[part.entry_point]
     except BaseException as e:
@@ -233,7 +245,14 @@ def _load(job: Job, part: Part, report: _Reporter) -> tuple[dict[str, Any], bool
         empty = not any(k for k in namespace if k != "__builtins__")
         report.send(Frame.BROKEN, encode((kind, message, empty), 8192))
         return None
-    return namespace, len(job.parts) > 1 and all(map(leaves_no_trace, codes))
+    if part is job.parts[-1] or (setup is not None and not leaves_no_trace(setup)):
+        return namespace, None
+    return namespace, code if not first or leaves_no_trace(code) else None
+
+
+def _compiled(source: str) -> CodeType:
+    # As EvalPlus's `exec`, without this module's own ``from __future__ import annotations``.
+    return compile(source, "<string>", "exec", dont_inherit=True)
 
 
 def _call_all(job: Job, part: Part, function: Any, inputs: Any, report: _Reporter) -> bool:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import ctypes
 import errno
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
+from struct import Struct
 
-from promptrl_plugin.checking.syscalls import MACHINE, prctl, syscall
+from promptrl_plugin.checking.syscalls import MACHINE, prepared
 
 __all__ = ["SeccompFilter", "supported"]
 
@@ -55,26 +55,25 @@ _LAST_OLD = (334, 294)  # the numbers up to here belong to one machine, from 424
 _NEW_ALLOWED = (436, 439, 441, 449)  # close_range, faccessat2, epoll_pwait2, futex_waitv
 _ARCH = {"x86_64": (0xC000003E, 0, 317), "aarch64": (0xC00000B7, 1, 277)}  # AUDIT_ARCH, column, seccomp(2)
 
-_LD, _JEQ, _JGT, _JSET, _RET = 0x20, 0x15, 0x25, 0x45, 0x06
+_LD, _JEQ, _JGT, _JGE, _JSET, _RET = 0x20, 0x15, 0x25, 0x35, 0x45, 0x06
 _ALLOW, _KILL_PROCESS = 0x7FFF0000, 0x80000000
 _EPERM, _ENOSYS = 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
 _NR, _ARCH_AT, _ARGS = 0, 4, 16
 _X32 = 0x3FFFFFFF  # x32 system calls have a bit above this
 _CLONE_THREAD, _AF_UNIX, _SOCK_STREAM = 0x10000, 1, 1
 _PR_SET_PDEATHSIG, _TIOCSTI, _TIOCLINUX = 1, 0x5412, 0x541C
-_PR_SET_NO_NEW_PRIVS = 38
 _SET_MODE_FILTER, _SPEC_ALLOW = 1, 4
+_LEAF = 3  # numbers that are compared one after another
 _SELF = -1  # stands for the child's own process id until it is known
 
 _Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, operand
 
 
-class _SockFilter(ctypes.Structure):
-    _fields_ = (("code", ctypes.c_ushort), ("jt", ctypes.c_ubyte), ("jf", ctypes.c_ubyte), ("k", ctypes.c_uint))
+_FILTER, _OPERAND = Struct("=HBBI"), Struct("=I")  # struct sock_filter, and its last field
 
 
 class _SockFprog(ctypes.Structure):
-    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.POINTER(_SockFilter)))
+    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
 def supported() -> bool:
@@ -85,6 +84,9 @@ def supported() -> bool:
 class SeccompFilter:
     """The filter, built once; `install` puts it on the calling process.
 
+    That happens in every child, where each new page costs: so the call is made ready here, and only the process's
+    id is written into it. No new privileges (`syscalls.forbid_privileges`) must be in force.
+
     Raises:
         OSError: This machine's architecture is not known here.
     """
@@ -92,13 +94,17 @@ class SeccompFilter:
     def __init__(self) -> None:
         if not supported():
             raise OSError(errno.ENOSYS, f"no system-call numbers for {MACHINE}")
-        arch, column, self._seccomp = _ARCH[MACHINE]
+        arch, column, seccomp = _ARCH[MACHINE]
         program = _program(arch, column)
-        self._own = [i for i, instruction in enumerate(program) if instruction[3] == _SELF]
-        self._code: Any = (_SockFilter * len(program))(
-            *(_SockFilter(c, t, f, k & 0xFFFFFFFF) for c, t, f, k in program)
-        )
-        self._program = _SockFprog(len(program), self._code)
+        last_field = _FILTER.size - _OPERAND.size
+        self._own = [i * _FILTER.size + last_field for i, x in enumerate(program) if x[3] == _SELF]
+        self._code = bytearray(b"".join(_FILTER.pack(c, t, f, k & 0xFFFFFFFF) for c, t, f, k in program))
+        buffer = (ctypes.c_char * len(self._code)).from_buffer(self._code)
+        self._program = _SockFprog(len(program), ctypes.cast(buffer, ctypes.c_void_p))
+        given = ctypes.byref(self._program)
+        # Without SPEC_ALLOW older kernels slow the whole process down (speculative store bypass).
+        self._install = prepared("syscall", seccomp, _SET_MODE_FILTER, _SPEC_ALLOW, given)
+        self._install_plainly = prepared("syscall", seccomp, _SET_MODE_FILTER, 0, given)
 
     def install(self, pid: int) -> None:
         """Filter the calling process, whose id is `pid`, from now on and for good.
@@ -106,14 +112,12 @@ class SeccompFilter:
         Raises:
             OSError: The kernel refuses.
         """
-        for i in self._own:
-            self._code[i].k = pid
-        prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        for at in self._own:
+            _OPERAND.pack_into(self._code, at, pid)
         try:
-            # Without SPEC_ALLOW older kernels slow the whole process down (speculative store bypass).
-            syscall(self._seccomp, _SET_MODE_FILTER, _SPEC_ALLOW, ctypes.byref(self._program))
+            self._install()
         except OSError:
-            syscall(self._seccomp, _SET_MODE_FILTER, 0, ctypes.byref(self._program))
+            self._install_plainly()
 
 
 def _program(arch: int, column: int) -> list[_Instruction]:
@@ -128,37 +132,46 @@ def _program(arch: int, column: int) -> list[_Instruction]:
     program += [(_JGT, 0, 2 + len(_NEW_ALLOWED), _LAST_OLD[column])]
     program += [(_JEQ, len(_NEW_ALLOWED) - i, 0, n) for i, n in enumerate(_NEW_ALLOWED)]
     program += [(_RET, 0, 0, _ENOSYS), (_RET, 0, 0, _ALLOW)]
-    program += _conditions(column)
-    numbers = sorted(n for pair in _DENIED.values() if (n := pair[column]) is not None)
-    program += [(_JEQ, len(numbers) - i, 0, n) for i, n in enumerate(numbers)]
-    return [*program, (_RET, 0, 0, _ALLOW), (_RET, 0, 0, _EPERM)]
+    bodies = {n: [(_RET, 0, 0, _EPERM)] for pair in _DENIED.values() if (n := pair[column]) is not None}
+    return program + _search(sorted((bodies | _conditions(column)).items()))
 
 
-def _conditions(column: int) -> Iterable[_Instruction]:
+def _search(bodies: Sequence[tuple[int, list[_Instruction]]]) -> list[_Instruction]:
+    """Binary search of the loaded number, since the kernel tries every number when a filter is installed.
+
+    Args:
+        bodies: By number, in order, what decides on it; each ends in a return. Others are allowed.
+    """
+    if len(bodies) > _LEAF:
+        middle = len(bodies) // 2
+        below, rest = _search(bodies[:middle]), _search(bodies[middle:])
+        return [(_JGE, len(below), 0, bodies[middle][0]), *below, *rest]
+    tests = [x for number, body in bodies for x in ((_JEQ, 0, len(body), number), *body)]
+    return [*tests, (_RET, 0, 0, _ALLOW)]
+
+
+def _conditions(column: int) -> dict[int, list[_Instruction]]:
+    """What decides by an argument, by number."""
+
     def arg(index: int, high: bool = False) -> _Instruction:
         return (_LD, 0, 0, _ARGS + 8 * index + 4 * high)
 
     allow, deny = (_RET, 0, 0, _ALLOW), (_RET, 0, 0, _EPERM)
 
-    def rule(number: int, body: list[_Instruction]) -> list[_Instruction]:
-        # Each body ends in a return, so whoever skips it still has the number loaded.
-        return [(_JEQ, 0, len(body), number), *body]
-
     own = [arg(0), (_JEQ, 0, 1, _SELF), allow, deny]
     own_or_zero = [arg(0), (_JEQ, 1, 0, 0), (_JEQ, 0, 1, _SELF), allow, deny]
-    return [
-        *rule(_KILL[column], own),
-        *rule(_TGKILL[column], own),
-        *rule(_PRLIMIT[column], own_or_zero),
-        *rule(_AFFINITY[column], own_or_zero),
+    return {
+        _KILL[column]: own,
+        _TGKILL[column]: own,
+        _PRLIMIT[column]: own_or_zero,
+        _AFFINITY[column]: own_or_zero,
         # clone makes threads only; clone3 hides its flags, and libc falls back when it does not exist.
-        *rule(_CLONE[column], [arg(0), (_JSET, 0, 1, _CLONE_THREAD), allow, deny]),
-        *rule(
-            _SOCKETPAIR[column],
-            [arg(0), (_JEQ, 0, 5, _AF_UNIX), arg(1), (0x54, 0, 0, 0xF), (_JEQ, 0, 2, _SOCK_STREAM), allow, deny, deny],
-        ),
+        _CLONE[column]: [arg(0), (_JSET, 0, 1, _CLONE_THREAD), allow, deny],
+        _SOCKETPAIR[column]: [
+            arg(0), (_JEQ, 0, 5, _AF_UNIX), arg(1), (0x54, 0, 0, 0xF), (_JEQ, 0, 2, _SOCK_STREAM), allow, deny, deny,
+        ],
         # send is sendto without an address; with one it would reach sockets of others.
-        *rule(_SENDTO[column], [arg(4), (_JEQ, 0, 3, 0), arg(4, True), (_JEQ, 0, 1, 0), allow, deny]),
-        *rule(_PRCTL[column], [arg(0), (_JEQ, 0, 1, _PR_SET_PDEATHSIG), deny, allow]),
-        *rule(_IOCTL[column], [arg(1), (_JEQ, 1, 0, _TIOCSTI), (_JEQ, 0, 1, _TIOCLINUX), deny, allow]),
-    ]
+        _SENDTO[column]: [arg(4), (_JEQ, 0, 3, 0), arg(4, True), (_JEQ, 0, 1, 0), allow, deny],
+        _PRCTL[column]: [arg(0), (_JEQ, 0, 1, _PR_SET_PDEATHSIG), deny, allow],
+        _IOCTL[column]: [arg(1), (_JEQ, 1, 0, _TIOCSTI), (_JEQ, 0, 1, _TIOCLINUX), deny, allow],
+    }  # fmt: skip

@@ -20,7 +20,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from promptrl_plugin.checking.expected import BrokenReferenceError, CallSpec, ExpectedStore
+from promptrl_plugin.checking.compare import set_oracle
+from promptrl_plugin.checking.expected import BrokenReferenceError, CallSpec, Expected, ExpectedStore
 from promptrl_plugin.checking.grading import AssertTests, CallTests, GroupGrader, Tests
 from promptrl_plugin.checking.launch import WorkerSettings
 from promptrl_plugin.checking.original import original_verdict
@@ -58,6 +59,7 @@ class Worker:
         self._expected = ExpectedStore(Path(settings.expected_folder) if settings.expected_folder else None)
         self._groups: dict[str, TestSpec | ProbeGroup] = {}
         self._probes: dict[str, list[Any]] = {}
+        self._parts: dict[tuple[str, bool], Part] = {}  # by group and fail-fast, with plain limits
 
     def serve(self, connection: Connection) -> None:
         """Answer until the judge is gone.
@@ -155,27 +157,34 @@ class Worker:
         return self._plan_calls(group) if isinstance(group, CallSpec) else self._plan_asserts(group)
 
     def _plan_calls(self, spec: CallSpec) -> Plan:
-        s = self._settings
         expected = self._expected.get(spec)
 
         def plan(stretch: float, fail_fast: bool) -> tuple[Part, Tests]:
-            limits = [stretch * max(s.min_time_limit, s.gt_time_limit_factor * t) for t in expected.seconds]
-            tests = CallTests(spec, expected, limits)
-            margin = _SET_MARGIN if tests.iterate else _MARGIN
-            value_limit = _round_up(margin + 4 * max(expected.sizes, default=0))
-            output_limit = value_limit + 8 * sum(expected.sizes) + _MARGIN * len(limits)
-            part = Part(
-                entry_point=spec.entry_point,
-                calls=spec.inputs,
-                limits=limits,
-                total_limit=_total_limit(limits, fail_fast, stretch),
-                value_limit=value_limit,
-                output_limit=_round_up(output_limit),
-                iterate=tests.iterate,
-            )
-            return part, tests
+            part = self._parts.get((spec.key, fail_fast)) if stretch == 1.0 else None
+            if part is None:
+                part = self._part(spec, expected, stretch, fail_fast)
+            if stretch == 1.0:
+                self._parts[spec.key, fail_fast] = part
+            return part, CallTests(spec, expected, part.limits)
 
         return plan
+
+    def _part(self, spec: CallSpec, expected: Expected, stretch: float, fail_fast: bool) -> Part:
+        s = self._settings
+        limits = [stretch * max(s.min_time_limit, s.gt_time_limit_factor * t) for t in expected.seconds]
+        iterate = set_oracle(spec.dataset, spec.entry_point)
+        margin = _SET_MARGIN if iterate else _MARGIN
+        value_limit = _round_up(margin + 4 * max(expected.sizes, default=0))
+        output_limit = value_limit + 8 * sum(expected.sizes) + _MARGIN * len(limits)
+        return Part(
+            entry_point=spec.entry_point,
+            calls=spec.inputs,
+            limits=limits,
+            total_limit=_total_limit(limits, fail_fast, stretch),
+            value_limit=value_limit,
+            output_limit=_round_up(output_limit),
+            iterate=iterate,
+        )
 
     def _plan_asserts(self, group: AssertGroup) -> Plan:
         plans = [plan_assert(a) for a in group.asserts]

@@ -13,6 +13,7 @@ import gc
 import json
 import pickle
 import posix
+import random
 import resource
 import select
 import signal
@@ -25,7 +26,8 @@ from typing import Any
 
 from promptrl_plugin.checking import isolation
 from promptrl_plugin.checking.guard import ReliabilityGuard, imports_others, preload
-from promptrl_plugin.checking.runner import Job, run_job
+from promptrl_plugin.checking.runner import Job, Part, run_job
+from promptrl_plugin.checking.syscalls import plain_fork
 
 __all__ = ["LENGTH", "MESSAGE", "NEXT", "STOP", "Message", "ZygoteSettings", "serve"]
 
@@ -37,9 +39,10 @@ _TICK, _SLOW_TICK, _QUIET_SECONDS = 4, 20, 0.1  # milliseconds, milliseconds, se
 _MANY_BYTES = 1 << 15  # in one look: then the child may be waiting for room in the pipe
 _FRAME_BYTES = 9000  # that a frame without a value may take
 _OUT_FD = 3
+_DRAW = ("random", "statistics")  # modules of the standard library that use the one generator that has a seed
 
 # `reliability_guard` takes these out of the modules that programs see; the zygote still needs them.
-_fork, _kill, _killpg, _chdir, _chmod = posix.fork, posix.kill, posix.killpg, posix.chdir, posix.chmod
+_kill, _killpg, _chdir, _chmod = posix.kill, posix.killpg, posix.chdir, posix.chmod
 _unlink, _rmdir, _monotonic, _usage = posix.unlink, posix.rmdir, time.monotonic, resource.getrusage
 
 
@@ -83,6 +86,8 @@ def serve(fd: int, settings: ZygoteSettings, layers: isolation.Layers) -> None:
     _send(fd, Message.LAYERS, 0.0, json.dumps(layers.to_json()).encode())
     guard = ReliabilityGuard()
     sys.setrecursionlimit(1000)
+    _limit(settings)
+    _warm_up()
     gc.collect()
     gc.freeze()
     poller = select.poll()
@@ -90,10 +95,44 @@ def serve(fd: int, settings: ZygoteSettings, layers: isolation.Layers) -> None:
     while (data := _receive(fd)) is not None:
         if data not in (STOP, NEXT):  # else it came too late
             job: Job = pickle.loads(data)
-            if imports_others(job.program):
+            others = imports_others(job.program)
+            if others:
                 guard.import_numpy()
-            _run(fd, job, settings, layers)
+            _run(fd, job, layers, others or any(name in job.program for name in _DRAW))
             _clean(settings.scratch)
+
+
+def _limit(settings: ZygoteSettings) -> None:
+    """Lower this process's own limits, for its children to inherit; none of them can be raised again."""
+    _set_limit(resource.RLIMIT_CORE, 0)
+    _set_limit(resource.RLIMIT_NOFILE, 256)
+    _set_limit(resource.RLIMIT_FSIZE, 1 << 26)
+    if settings.memory_bytes > 0:
+        # EvalPlus's three; the stack's is what lets a deep recursion end in MemoryError, not in a crash.
+        for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA, resource.RLIMIT_STACK):
+            _set_limit(which, settings.memory_bytes)
+
+
+def _set_limit(which: int, limit: int) -> None:
+    hard = resource.getrlimit(which)[1]
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(which, (limit, limit))
+
+
+def _warm_up() -> None:
+    """Run a program of our own here, so that what happens at first use happens once instead of in every child.
+
+    The interpreter specialises code that it runs, fills caches and binds symbols: each a page that a child
+    would have to copy.
+    """
+    null = posix.open("/dev/null", posix.O_WRONLY)
+    units = [([1, "a", 0.5, None, (True,)],)] * 20
+    part = Part("f", b"", [60.0] * len(units), 60.0, 1 << 16, 1 << 20)
+    job = Job("def f(x):\n    return x\n", (part, part))
+    for _ in range(3):
+        run_job(job, [units, units], null)
+    posix.close(null)
 
 
 def _detach(fd: int) -> None:
@@ -105,81 +144,80 @@ def _detach(fd: int) -> None:
     posix.closerange(fd + 1, 1 << 16)
 
 
-def _run(fd: int, job: Job, settings: ZygoteSettings, layers: isolation.Layers) -> None:
+def _run(fd: int, job: Job, layers: isolation.Layers, draws: bool) -> None:
+    # What can be made ready before the fork is: while the child lives, every page that either side first writes
+    # to has to be copied.
     readable, writable = posix.pipe()
-    pid = _fork()
+    relay = _Relay(fd, readable, job)
+    cpu_limit = 2 * (int(sum(part.total_limit for part in job.parts)) + 2)
+    pid = plain_fork()
     if pid == 0:
         try:
-            _become_child(writable, job, settings, layers)
+            _become_child(writable, cpu_limit, layers)
+            if draws:
+                random.seed()
             run_job(job, [pickle.loads(part.calls) for part in job.parts], _OUT_FD)
         finally:
             posix._exit(0)
     posix.close(writable)
     try:
-        reason = _relay(fd, readable, job)
+        reason = relay.run()
     finally:
         posix.close(readable)
         cpu_seconds = _end(pid, layers)
     _send(fd, Message.END, cpu_seconds, reason)
 
 
-def _become_child(writable: int, job: Job, settings: ZygoteSettings, layers: isolation.Layers) -> None:
+def _become_child(writable: int, cpu_limit: int, layers: isolation.Layers) -> None:
     layers.enter_child()
     posix.dup2(writable, _OUT_FD)
     posix.closerange(_OUT_FD + 1, 1 << 16)
     posix.setsid()
-    _chdir(settings.scratch)
-    seconds = int(sum(part.total_limit for part in job.parts)) + 2
-    limits = {
-        resource.RLIMIT_CPU: seconds * 2,
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_NOFILE: 256,
-        resource.RLIMIT_FSIZE: 1 << 26,
-    }
-    if settings.memory_bytes > 0:
-        # EvalPlus's three; the stack's is what lets a deep recursion end in MemoryError, not in a crash.
-        for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA, resource.RLIMIT_STACK):
-            limits[which] = settings.memory_bytes
-    for which, limit in limits.items():
-        hard = resource.getrlimit(which)[1]
-        if hard != resource.RLIM_INFINITY:
-            limit = min(limit, hard)
-        resource.setrlimit(which, (limit, limit))
+    _set_limit(resource.RLIMIT_CPU, cpu_limit)
 
 
-def _relay(fd: int, readable: int, job: Job) -> bytes:
-    """Pass on what the child writes until it ends or has to be killed; returns why."""
-    last = _monotonic()
-    left = sum(part.output_limit + _FRAME_BYTES * (len(part.limits) + 4) for part in job.parts)
-    limits = iter([part.total_limit for part in job.parts])
-    end = last + next(limits)
-    poller = select.poll()
-    poller.register(fd, select.POLLIN)
-    # Frames are small and many, so do not wake for each: look every few milliseconds, or when the child ends.
-    poller.register(readable, 0)
-    posix.set_blocking(readable, False)
-    while _monotonic() < end:
-        quiet = _monotonic() - last > _QUIET_SECONDS
-        events = dict(poller.poll(_SLOW_TICK if quiet else _TICK))
-        if fd in events:
-            if _receive(fd) != NEXT:  # to stop; or the worker is gone, and `serve` ends
+class _Relay:
+    """Passes on what a child writes to `readable`; made before the child, since its clock starts with `run`."""
+
+    __slots__ = ("_fd", "_left", "_limits", "_poller", "_readable", "_total")
+
+    def __init__(self, fd: int, readable: int, job: Job) -> None:
+        self._fd = fd
+        self._readable = readable
+        self._left = sum(part.output_limit + _FRAME_BYTES * (len(part.limits) + 4) for part in job.parts)
+        self._limits = iter([part.total_limit for part in job.parts])
+        self._total = next(self._limits)
+        self._poller = select.poll()
+        self._poller.register(fd, select.POLLIN)
+        # Frames are small and many, so do not wake for each: look every few milliseconds, or when the child ends.
+        self._poller.register(readable, 0)
+        posix.set_blocking(readable, False)
+
+    def run(self) -> bytes:
+        """Until the child ends or has to be killed; returns why."""
+        last = now = _monotonic()
+        end = now + self._total
+        while now < end:
+            events = self._poller.poll(_SLOW_TICK if now - last > _QUIET_SECONDS else _TICK)
+            now = _monotonic()
+            if any(fd == self._fd for fd, _ in events):
+                if _receive(self._fd) != NEXT:  # to stop; or the worker is gone, and `serve` ends
+                    return Message.EXIT
+                end = now + next(self._limits)
+                continue
+            try:
+                data = posix.read(self._readable, _CHUNK)
+            except BlockingIOError:
+                continue
+            if not data:
                 return Message.EXIT
-            end = _monotonic() + next(limits)
-            continue
-        try:
-            data = posix.read(readable, _CHUNK)
-        except BlockingIOError:
-            continue
-        if not data:
-            return Message.EXIT
-        now = _monotonic()
-        left -= len(data)
-        if left < 0:
-            return Message.OUTPUT
-        _send(fd, Message.CHUNK, now - last, data)
-        last = now
-        poller.modify(readable, select.POLLIN if len(data) > _MANY_BYTES else 0)
-    return Message.CLOCK
+            self._left -= len(data)
+            if self._left < 0:
+                return Message.OUTPUT
+            _send(self._fd, Message.CHUNK, now - last, data)
+            last = now
+            self._poller.modify(self._readable, select.POLLIN if len(data) > _MANY_BYTES else 0)
+        return Message.CLOCK
 
 
 def _end(pid: int, layers: isolation.Layers) -> float:

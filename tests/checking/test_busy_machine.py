@@ -33,8 +33,9 @@ def judged(zygote: SharedProcessor) -> GroupVerdict:
     worker = Worker.__new__(Worker)
     worker._settings = WorkerSettings("", "", 0, 1.0, 4.0, "strict", ())
     worker._zygote = zygote  # type: ignore[assignment]
+    group = AssertGroup(("assert f(1) == 1",))
     (verdict,) = worker._first_verdicts(
-        "def f(x):\n    return x\n", [AssertGroup(("assert f(1) == 1",))], fail_fast=False, stop_early=False
+        "def f(x):\n    return x\n", [group], fail_fast=False, stop_early=False, give_up_after=0
     )
     return verdict
 

@@ -115,6 +115,24 @@ def test_what_does_not_load_fails_every_group(judge: IsolatedJudge) -> None:
         assert [v.failure for v in verdicts(judge, program)] == [failure, failure]
 
 
+def test_groups_that_share_compiled_code_share_no_value(judge: IsolatedJudge) -> None:
+    program = "def f(x, seen=[]):\n    seen.append(x)\n    return x if len(seen) <= 3 else 0\n"
+    assert [v.status for v in verdicts(judge, program)] == [Status.PASS, Status.PASS]
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import random\ndef f(x): return random.random()",
+        "from statistics import NormalDist as n\ndef f(x): return n().samples(1)",
+    ],
+)
+def test_each_process_draws_its_own_random_numbers(judge: IsolatedJudge, program: str) -> None:
+    first, second = (verdicts(judge, program)[0].detail for _ in range(2))
+    assert first.startswith("f(1) returned")
+    assert first != second
+
+
 def test_annotations_are_evaluated_as_in_evalplus(judge: IsolatedJudge) -> None:
     first, _ = verdicts(judge, "def f(x: List[int]): return x")
     assert (first.status, first.failure) == (Status.FAIL, FailureKind.NAME)
