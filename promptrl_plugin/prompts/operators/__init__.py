@@ -44,7 +44,7 @@ KINDS = ("direct", "lexical", "semantic")
 @functools.cache
 def builtin_operators() -> tuple[Operator, ...]:
     """Every built-in operator, in the order of the default action table."""
-    from promptrl_plugin.prompts.operators.direct import GenerateCode, Reset, Revert, Stop
+    from promptrl_plugin.prompts.operators.direct import GenerateCode, GoBack, Stop
     from promptrl_plugin.prompts.operators.lexical import operators as lexical
     from promptrl_plugin.prompts.operators.semantic import operators as semantic
 
@@ -52,8 +52,8 @@ def builtin_operators() -> tuple[Operator, ...]:
         GenerateCode("generate", "greedy"),
         GenerateCode("sample_warm", "warm"),
         GenerateCode("sample_hot", "hot"),
-        Revert(),
-        Reset(),
+        GoBack("revert", lambda view: view.best_state),
+        GoBack("reset", lambda view: view.population[0]),
         Stop(),
         *lexical(),
         *semantic(),

@@ -6,6 +6,7 @@ keeps a bad edit from compounding, and stopping saves budget.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from promptrl_plugin.prompts.operators.base import DecodingOf, Edit, EpisodeView, greedy_tried
 from promptrl_plugin.prompts.state import PromptState
 
-__all__ = ["GenerateCode", "Reset", "Revert", "Stop"]
+__all__ = ["GenerateCode", "GoBack", "Stop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,14 @@ class GenerateCode:
 
 
 @dataclass(frozen=True, slots=True)
-class Revert:
-    """Go back to the prompt of the best attempt so far, without a generation."""
+class GoBack:
+    """Go back to an earlier prompt, without a generation: what comes next is not added to the edits since.
 
-    name: str = "revert"
+    *Revert* goes to the prompt of the best attempt so far, *reset* to the task's own.
+    """
+
+    name: str
+    to: Callable[[EpisodeView], PromptState]
     kind: str = "direct"
     version: int = 1
     generations: int = 0
@@ -46,28 +51,10 @@ class Revert:
     decoding: str = "greedy"
 
     def available(self, view: EpisodeView) -> bool:
-        return view.best is not None and not view.moved and view.best_state.key != view.state.key
+        return view.last is not None and not view.moved and self.to(view).key != view.state.key
 
     def edit(self, view: EpisodeView, rng: np.random.Generator, decoding_of: DecodingOf) -> Edit:
-        return _keep(view.best_state)
-
-
-@dataclass(frozen=True, slots=True)
-class Reset:
-    """Go back to the task's own prompt, without a generation: what comes next is not added to earlier edits."""
-
-    name: str = "reset"
-    kind: str = "direct"
-    version: int = 1
-    generations: int = 0
-    generates: bool = False
-    decoding: str = "greedy"
-
-    def available(self, view: EpisodeView) -> bool:
-        return view.last is not None and not view.moved and view.population[0].key != view.state.key
-
-    def edit(self, view: EpisodeView, rng: np.random.Generator, decoding_of: DecodingOf) -> Edit:
-        return _keep(view.population[0])
+        return _keep(self.to(view))
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,8 +159,8 @@ class ShowExamples:
 class ReflectRepair:
     """Show the failed program with the visible test's outcome and ask for a right one (arXiv 2304.05128).
 
-    Sampled: greedily, small models hand the failed program back (METHOD_FACTS: 45 of
-    47). Masked without a verdict, after a pass, and when the last repair changed nothing.
+    Sampled: greedily, small models hand the failed program back. Masked without a verdict, after a pass, and when
+    the last repair changed nothing.
     """
 
     name: str = "reflect_repair"
