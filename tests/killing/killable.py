@@ -122,6 +122,12 @@ class Place:
 
     root: Path
 
+    def __post_init__(self) -> None:
+        for folder in (self.work, self.root / "tmp"):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not (self.root / "plugin").exists():
+            install_plugin(self.root / "plugin")
+
     @property
     def work(self) -> Path:
         return self.root / "work"
@@ -148,10 +154,6 @@ class Place:
             return {key for key, _ in cache.entries("completions")}
 
     def environment(self) -> dict[str, str]:
-        for folder in (self.work, self.root / "tmp"):
-            folder.mkdir(parents=True, exist_ok=True)
-        if not (self.root / "plugin").exists():
-            install_plugin(self.root / "plugin")
         return {
             "PROMPTRL_CACHE": str(self.cache),
             "GENERATED": str(self.root / "generated"),

@@ -50,7 +50,6 @@ def training(config: Path, out: Path | str) -> tuple[str, ...]:
 def test_training_on_a_full_disk_goes_on_once_there_is_room(
     place: Place, trained: Place, config: Path, small: Path
 ) -> None:
-    (place.root / "work").mkdir()
     (place.work / "run").symlink_to(small)
     for _ in range(2):
         assert_one_line(place, place.run(*training(config, "run")), "free some space")

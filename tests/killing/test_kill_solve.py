@@ -108,13 +108,12 @@ def test_compare_killed_at_random_and_while_judging(place: Place, trained: Place
 
 def test_two_runs_at_once_on_one_cache(place: Place, trained: Place, solved: Place) -> None:
     """Both end with what each makes alone, and the cache is whole."""
-    second = Place(place.root)
     (place.root / "second").mkdir()
     command = solving(trained)
     other = (*command[:-1], str(place.root / "second" / "samples.jsonl"))
     codes: dict[str, int] = {}
     threads = [
-        threading.Thread(target=lambda n=name, c=argv: codes.update({n: second.run(*c)}))
+        threading.Thread(target=lambda n=name, c=argv: codes.update({n: place.run(*c)}))
         for name, argv in (("one", command), ("two", other))
     ]
     for thread in threads:
