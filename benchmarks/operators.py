@@ -2,6 +2,7 @@
 """What each operator is worth alone: on train tasks, from the task's own prompt.
 
     python benchmarks/operators.py --model qwen2.5-coder-0.5b-instruct [--limit 120] [--out FILE]
+    python benchmarks/operators.py --operators generate,fixed_examples,nearest_examples --examples mbpp-train
 
 Every operator of the default action table that can be applied to an untouched prompt is applied once, and every
 way of showing examples is followed by two samples under it. For each the table tells the share of tasks whose
@@ -122,25 +123,28 @@ def search(outcomes: dict[str, dict[str, Any]], order: Sequence[str], task: str)
 
 def orders(outcomes: dict[str, dict[str, Any]]) -> None:
     """Print what random orders and greedily chosen ones reach."""
-    rng, tasks, names = random.Random(0), sorted(outcomes["generate"]), sorted(outcomes)
+    rng, tasks = random.Random(0), sorted(outcomes["generate"])
+    names = sorted(n for n, found in outcomes.items() if found and "+" not in n)  # operators, not sequences
 
     def rate(order: Sequence[str], on: Sequence[str]) -> float:
         return 100 * sum(search(outcomes, order, t)[0] for t in on) / len(on)
 
     def best(on: Sequence[str]) -> list[str]:
         order: list[str] = []
-        for _ in range(BUDGET):
+        for _ in range(min(BUDGET, len(names))):
             order.append(max((n for n in names if n not in order), key=lambda n: rate([*order, n], on)))
         return order
 
-    chance = [rate(rng.sample(names, BUDGET + 2), tasks) for _ in range(100)]
+    chance = [rate(rng.sample(names, min(len(names), BUDGET + 2)), tasks) for _ in range(100)]
     held_out = []
     for _ in range(5):
         rng.shuffle(tasks)
         halves = tasks[: len(tasks) // 2], tasks[len(tasks) // 2 :]
         held_out += [rate(best(halves[i]), halves[1 - i]) for i in (0, 1)]
+    found = best(tasks)
     print(f"random order: {sum(chance) / len(chance):.1f} robust; best order of these tasks: "
-          f"{rate(best(tasks), tasks):.1f}; of other tasks: {sum(held_out) / len(held_out):.1f}")  # fmt: skip
+          f"{rate(found, tasks):.1f}; of other tasks: {sum(held_out) / len(held_out):.1f}")  # fmt: skip
+    print("best order of these tasks: " + ", ".join(found))
 
 
 def main() -> None:
@@ -149,14 +153,21 @@ def main() -> None:
     parser.add_argument("--suite", default="mbpp-train")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--limit", type=int, default=0)
+    parser.add_argument("--examples", default=TrainConfig().example_suite, help="suite that solved examples are from")
+    parser.add_argument("--operators", default="", help="only these, by comma (generate among them); default: all")
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
-    config = TrainConfig(suite=args.suite, backbone=args.model, dtype=args.dtype, limit=args.limit)
+    only = args.operators.split(",") if args.operators else None
+    config = TrainConfig(
+        suite=args.suite, backbone=args.model, dtype=args.dtype, limit=args.limit, example_suite=args.examples
+    )
     parts = build(config, Silent())
     try:
         generating = [a.name for a in parts.setup.table.actions if a.operator.generates]
         sequences = [(n,) for n in generating if n not in ("reflect_repair",)]
         sequences += [(n, *["sample_hot"] * k) for n in FOLLOWED for k in range(1, SAMPLES + 1)]
+        if only is not None:
+            sequences = [s for s in sequences if s[0] in only and len(s) == 1]
         outcomes = apply(parts, sequences)
         grade(parts, outcomes)
     finally:

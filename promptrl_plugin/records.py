@@ -130,7 +130,7 @@ class Prompt:
     """A prompt in both of its forms; the backbone picks the one that it can take.
 
     Attributes:
-        messages: Turns for a model with a chat template.
+        messages: Turns for a model with a chat template; none: a prompt to be completed by any model (see `in_chat`).
         prefix: Beginning of the assistant's turn, already written (EvalPlus's response prefix and
             opening fence, for code); the completion goes on from here. May be empty.
         plain: The text for a model without a template; the completion goes on from here.
@@ -143,6 +143,14 @@ class Prompt:
     plain: str
     stop: tuple[str, ...] = ()
     plain_stop: tuple[str, ...] = ()
+
+    def in_chat(self, chat: bool) -> bool:
+        """Whether it is asked in chat form, of a backbone whose `Backbone.chat` is `chat`."""
+        return chat and bool(self.messages)
+
+    def stops(self, chat: bool) -> tuple[str, ...]:
+        """What ends its completion, asked of such a backbone."""
+        return self.stop if self.in_chat(chat) else self.plain_stop
 
 
 @dataclass(frozen=True, slots=True)

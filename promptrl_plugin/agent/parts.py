@@ -125,7 +125,12 @@ def build(
     train, validation = _split(tasks, config)
     setup = _setup(config, layout, table, train, cache)
     context = setup.episode_context(
-        config.env, Feedback(config.env.feedback), backbone.chat, config.seed, (rewriter or backbone).chat
+        config.env,
+        Feedback(config.env.feedback),
+        backbone.chat,
+        config.seed,
+        (rewriter or backbone).chat,
+        completes=backbone.completes,
     )
 
     grader = TrainGrader(judge, config.generated_tests)

@@ -89,11 +89,18 @@ class EpisodeSetup:
         return build_task_contexts(tasks, self.library, self.projection, self.embed)
 
     def episode_context(
-        self, env: EnvConfig, feedback: Feedback, chat: bool, seed: int, rewriter_chat: bool | None = None
+        self,
+        env: EnvConfig,
+        feedback: Feedback,
+        chat: bool,
+        seed: int,
+        rewriter_chat: bool | None = None,
+        *,
+        completes: bool = False,
     ) -> EpisodeContext:
         """Settings of a run's episodes."""
         rewriter_chat = chat if rewriter_chat is None else rewriter_chat
-        return EpisodeContext(self.table, env, feedback, chat, rewriter_chat, seed)
+        return EpisodeContext(self.table, env, feedback, chat, rewriter_chat, seed, completes)
 
 
 def layout_of(table: ActionTable, config: TrainConfig, embedding_dim: int) -> ObservationLayout:

@@ -67,7 +67,11 @@ def train(parts: TrainingParts, run: RunFolder, listener: TrainListener, *, resu
 
 
 def train_ppo(parts: TrainingParts, run: RunFolder, listener: TrainListener, *, resume: bool = False) -> TrainResult:
-    """Train an agent by PPO and select the checkpoint by held-out train tasks."""
+    """Train an agent by PPO and select the checkpoint by held-out train tasks.
+
+    The policy that PPO begins with (after a warm start, where there is one) is validated first: the learning curve
+    tells what learning added to it, and it is what is selected where nothing after it is better.
+    """
     config, layout, checkpoint = parts.config, parts.setup.layout, run.path / "checkpoint.safetensors"
     n_envs, variants = config.ppo.n_envs, config.variants
     env = VectorPromptEnv(parts.rollout, layout, n_envs, seed=config.seed, variants=variants)
@@ -76,13 +80,16 @@ def train_ppo(parts: TrainingParts, run: RunFolder, listener: TrainListener, *, 
     best = Selection.load(run) if resume else Selection()
     started = time.monotonic()
 
-    def on_rollout(values: dict[str, float]) -> None:
+    def validate() -> dict[str, float]:
         nonlocal best
+        figures = evaluate_policy(parts.validation, layout, lambda: _greedy(agent))
+        best = best.better_of(figures, agent, run)
+        return {f"validation/{k}": v for k, v in figures.items()}
+
+    def on_rollout(values: dict[str, float]) -> None:
         row = dict(values) | {"time/minutes": (time.monotonic() - started) / 60} | parts.counters()
         if agent.num_rollouts % config.validate_every == 0 or agent.num_timesteps >= config.ppo.total_steps:
-            figures = evaluate_policy(parts.validation, layout, lambda: _greedy(agent))
-            row |= {f"validation/{k}": v for k, v in figures.items()}
-            best = best.better_of(figures, agent, run)
+            row |= validate()
         log.write(row)
         if not config.ppo.replays:  # else the checkpoint holds it
             save_tree(generated, recall.get_state())
@@ -101,7 +108,11 @@ def train_ppo(parts: TrainingParts, run: RunFolder, listener: TrainListener, *, 
             row = {"steps": 0.0} | random_choice(parts)
             listener.metrics(row)
             survey(parts, listener)
-            log.write(row | _warm_start(agent, env, parts, listener))
+            row |= _warm_start(agent, env, parts, listener)
+            listener.stage("the untrained policy on the validation tasks")
+            untrained = validate()
+            listener.metrics({"steps": 0.0} | untrained)
+            log.write(row | untrained)
         listener.stage("train", config.ppo.total_steps)
         listener.advance(agent.num_timesteps)
         agent.learn()

@@ -23,11 +23,14 @@ class Backbone(Protocol):
             changes what it writes (name or weights' hash, revision, dtype), e.g.
             ``"qwen2.5-coder-0.5b-instruct@1d9614638d18/int8"``.
         chat: Whether the chat form of prompts is used (`Prompt.messages`), else `Prompt.plain`.
+        completes: Whether it completes `Prompt.plain` where a prompt has no chat form (`Prompt.in_chat`); of interest
+            where `chat` is true.
     """
 
     name: str
     fingerprint: str
     chat: bool
+    completes: bool
 
     def generate(
         self, requests: Sequence[GenerationRequest], on_progress: OnProgress | None = None

@@ -47,6 +47,7 @@ class CachingBackbone:
         self.name = inner.name
         self.fingerprint = inner.fingerprint
         self.chat = inner.chat
+        self.completes = inner.completes
 
     def generate(
         self, requests: Sequence[GenerationRequest], on_progress: OnProgress | None = None

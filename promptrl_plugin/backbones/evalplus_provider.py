@@ -76,6 +76,7 @@ class EvalPlusBackbone:
         self.name = str(decoder.name)
         self.fingerprint = "/".join(p for p in (f"{self.name}@evalplus-{backend}", dtype) if p)
         self.chat = not decoder.is_direct_completion()
+        self.completes = not self.chat or self._tokenizer is not None
         if self._tokenizer is not None:
             # Its chat prompts are rendered here (`chat.render`), so the decoder has to take them as they are.
             decoder.force_base_prompt = True  # type: ignore[attr-defined]
@@ -123,13 +124,13 @@ class EvalPlusBackbone:
         if self.chat and self._tokenizer is None:
             reply = replies.take_reply(prompt, reply)
         reason = "length" if written >= decoding.max_new_tokens else "stop"
-        return Completion(reply, self._count(sent), written, reason, plain=not self.chat)
+        return Completion(reply, self._count(sent), written, reason, plain=not prompt.in_chat(self.chat))
 
     def _hand_over(self, decoder: Decoder, prompt: Prompt) -> tuple[str, str]:
         """Set the decoder up for a prompt; returns ``codegen``'s argument, and all that the model will read."""
         if not self.chat or self._tokenizer is not None:
-            decoder.eos = list(prompt.stop if self.chat else prompt.plain_stop)
-            text = chat.render(self._tokenizer, prompt) if self.chat else prompt.plain
+            decoder.eos = list(prompt.stops(self.chat))
+            text = chat.render(self._tokenizer, prompt) if prompt.in_chat(self.chat) else prompt.plain
             return text, text
         contents = [m.content for m in prompt.messages]
         body = replies.request_body(contents[-1])

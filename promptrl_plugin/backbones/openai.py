@@ -53,6 +53,7 @@ class OpenAIBackbone:
     """
 
     chat = True
+    completes = False
 
     def __init__(
         self,

@@ -24,6 +24,7 @@ class ScriptedBackbone:
         rule: A function of the request, or a mapping from substring to completion: the first key (in the
             mapping's order) that occurs in the rendered prompt gives the answer; ``""`` matches all.
         chat: Which form of prompts it takes.
+        completes: Whether it takes prompts without a chat form, too.
         name: Its name.
         fingerprint: Its identity in caches; one that two different rules share would mix their answers.
 
@@ -32,12 +33,19 @@ class ScriptedBackbone:
     """
 
     def __init__(
-        self, rule: Rule, *, chat: bool = True, name: str = "scripted", fingerprint: str | None = None
+        self,
+        rule: Rule,
+        *,
+        chat: bool = True,
+        completes: bool = False,
+        name: str = "scripted",
+        fingerprint: str | None = None,
     ) -> None:
         self._rule = rule
         self.name = name
         self.fingerprint = fingerprint if fingerprint is not None else f"{name}@scripted"
         self.chat = chat
+        self.completes = completes
         self.calls: list[tuple[GenerationRequest, ...]] = []
 
     @property
@@ -65,7 +73,7 @@ class ScriptedBackbone:
     def _complete(self, request: GenerationRequest) -> Completion:
         rendered = self.render(request)
         text = self._rule(request) if callable(self._rule) else self._look_up(self._rule, rendered)
-        stops = request.prompt.stop if self.chat else request.prompt.plain_stop
+        stops = request.prompt.stops(self.chat)
         text = text[: min((at for s in stops if (at := text.find(s)) >= 0), default=len(text))]
         words = text.split()
         limit = request.decoding.max_new_tokens
@@ -75,7 +83,7 @@ class ScriptedBackbone:
             prompt_tokens=len(rendered.split()),
             completion_tokens=min(len(words), limit),
             finish_reason="length" if cut else "stop",
-            plain=not self.chat,
+            plain=not request.prompt.in_chat(self.chat),
         )
 
     def _look_up(self, rule: Mapping[str, str], rendered: str) -> str:
@@ -89,7 +97,7 @@ class ScriptedBackbone:
     def render(self, request: GenerationRequest) -> str:
         """The prompt as one text: its turns and prefix, or its plain form."""
         prompt = request.prompt
-        if not self.chat:
+        if not prompt.in_chat(self.chat):
             return prompt.plain
         return "\n".join([*(m.content for m in prompt.messages), prompt.prefix])
 

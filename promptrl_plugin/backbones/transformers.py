@@ -63,6 +63,7 @@ class TransformersBackbone:
         self._tokenizer: Any = loading.load_tokenizer(source)
         config = self._model.config
         self.chat = bool(self._tokenizer.chat_template) and not config.is_encoder_decoder
+        self.completes = True
         self._context = _context_length(config)
         self._end_ids = end_token_ids(self._tokenizer, self._model.generation_config, config)
         self._special = special_ids(self._tokenizer)
@@ -87,7 +88,7 @@ class TransformersBackbone:
         completions: dict[int, Completion] = {}
 
         def on_finish(job: Job, ending: Ending, generated: int) -> None:
-            done = self._completion(job, ending, generated)
+            done = self._completion(requests[jobs[job][0]].prompt, job, ending, generated)
             for i in jobs[job]:
                 completions[i] = done
                 if on_progress is not None:
@@ -105,17 +106,18 @@ class TransformersBackbone:
         """Generate as requests come; see `StreamingBackbone.serve`."""
         if not isinstance(self._engine, PackedEngine):
             raise BackboneError(f"backbone {self.name!r} cannot stream or is closed")
-        tickets: dict[Job, int] = {}
+        tickets: dict[Job, tuple[int, Prompt]] = {}
 
         def more(idle: bool) -> list[Job]:
             jobs = []
             for ticket, request in feed.take(wait=idle):
                 jobs.append(self._job(request))
-                tickets[jobs[-1]] = ticket
+                tickets[jobs[-1]] = ticket, request.prompt
             return jobs
 
         def on_finish(job: Job, ending: Ending, generated: int) -> None:
-            feed.deliver(tickets.pop(job), self._completion(job, ending, generated))
+            ticket, prompt = tickets.pop(job)
+            feed.deliver(ticket, self._completion(prompt, job, ending, generated))
 
         self._engine.stream(more, on_finish)
 
@@ -125,7 +127,7 @@ class TransformersBackbone:
 
     def _job(self, request: GenerationRequest) -> Job:
         prompt, decoding = request.prompt, request.decoding
-        text = chat.render(self._tokenizer, prompt) if self.chat else prompt.plain
+        text = chat.render(self._tokenizer, prompt) if prompt.in_chat(self.chat) else prompt.plain
         tokens = np.array(self._tokenizer.encode(text), dtype=np.int64)
         room = self._context - len(tokens)
         if not len(tokens) or room < 1:
@@ -138,12 +140,13 @@ class TransformersBackbone:
         draws = np.empty(0) if decoding.greedy else sampling.uniforms(request.seed, request.index, text, limit)
         return Job(tokens, decoding, self._stop_rule(prompt), draws)
 
-    def _completion(self, job: Job, ending: Ending, generated: int) -> Completion:
-        return Completion(ending.text, len(job.tokens), generated, ending.reason, plain=not self.chat)
+    def _completion(self, prompt: Prompt, job: Job, ending: Ending, generated: int) -> Completion:
+        plain = not prompt.in_chat(self.chat)
+        return Completion(ending.text, len(job.tokens), generated, ending.reason, plain=plain)
 
     def _stop_rule(self, prompt: Prompt) -> StopRule:
         """Stop strings that are special tokens end by id, since the decoder leaves them out of the text."""
-        strings = prompt.stop if self.chat else prompt.plain_stop
+        strings = prompt.stops(self.chat)
         ids = {self._special[s] for s in strings if s in self._special}
         texts = tuple(s for s in strings if s not in self._special and s)
         return StopRule(self._tokenizer, self._end_ids | ids, texts)

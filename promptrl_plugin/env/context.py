@@ -71,6 +71,7 @@ class EpisodeContext:
     chat: bool
     rewriter_chat: bool
     seed: int
+    completes: bool = False
 
     def decoding(self, kind: str) -> Decoding:
         """Decoding of a program or rewrite: ``"greedy"``, ``"warm"``, ``"hot"`` or ``"rewrite"``."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -105,7 +105,7 @@ class Episode:
         return EpisodeView(
             task=self.task,
             state=self.state,
-            best_state=best.state if best is not None else self.population[0],
+            best_state=replace(best.state, completion=False) if best is not None else self.population[0],
             population=tuple(self.population),
             last=self.attempts[-1] if self.attempts else None,
             best=best,
@@ -116,6 +116,7 @@ class Episode:
             other_examples=self.task_context.other_examples,
             tried=frozenset(self._tried),
             rewriter_chat=self.context.rewriter_chat,
+            completes=self.context.completes,
             moved=bool(self.steps) and self.steps[-1].attempt is None,
         )
 
@@ -139,13 +140,14 @@ class Episode:
         """`step` for an action that is known to be allowed."""
         operator = self.context.table.actions[action].operator
         before = self.spent
-        self.state = yield from self._edit(action)
+        state = yield from self._edit(action)
+        self.state = replace(state, completion=False)  # what comes next is asked as usual
         attempt, repeated = None, False
         if operator.generates:
-            attempt = yield from self._attempt(operator.decoding)
+            attempt = yield from self._attempt(state, operator.decoding)
             repeated = any(a.program == attempt.program for a in self.attempts)
             self.attempts.append(attempt)
-        record = StepRecord(action, self.spent - before, attempt, repeated, self.state)
+        record = StepRecord(action, self.spent - before, attempt, repeated, state)
         self.steps.append(record)
         self.done = operator.name == "stop" or self._over()
         return record
@@ -172,16 +174,17 @@ class Episode:
                 wanted = effects.send(answer)  # type: ignore[arg-type]  # the first send must be None
             except StopIteration as stop:
                 state: PromptState = stop.value
-                if all(state.key != known.key for known in self.population):
-                    self.population.append(state)
+                member = replace(state, completion=False)
+                if all(member.key != known.key for known in self.population):
+                    self.population.append(member)
                 return state
             self.spent += len(wanted.requests)
             answer = yield Generate(wanted.requests, rewriter=True)
 
-    def _attempt(self, kind: str) -> Generator[Effect, Any, Attempt]:
+    def _attempt(self, state: PromptState, kind: str) -> Generator[Effect, Any, Attempt]:
         decoding = self.context.decoding(kind)
-        prompt = render(self.task, self.state)
-        key = f"{self.state.key}:{kind}"
+        prompt = render(self.task, state)
+        key = f"{state.key}:{kind}"
         index = self._draws.get(key, 0)
         self._draws[key] = index + 1
         self._tried.add(key)
@@ -191,7 +194,7 @@ class Episode:
         raw, program = to_program(self.task, prompt, completion)
         (verdict,) = yield Check((program,))
         _check_verdict(verdict)
-        made = Attempt(self.state, program, raw, verdict, decoding)
+        made = Attempt(state, program, raw, verdict, decoding)
         return (yield from self.selector.weigh(made, self.attempts))
 
     def _rng(self, name: str) -> np.random.Generator:

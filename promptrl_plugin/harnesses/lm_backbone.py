@@ -35,19 +35,20 @@ class LMEvalBackbone:
 
     def __init__(self, lm: Any, name: str, *, chat: bool, system_instruction: str | None = None) -> None:
         self._lm = lm
+        self._server = any(c.__name__ == _SERVER_CLIENT for c in type(lm).__mro__)
         converted = _CONVERTED.fullmatch(Path(name).name)
         self.name = converted[1] if converted else name
         self.chat = chat
+        self.completes = not chat or not self._server
         self.fingerprint = _fingerprint(name, lm)
         self._system = system_instruction
         self._memory: dict[str, str] = {}
-        self._server = any(c.__name__ == _SERVER_CLIENT for c in type(lm).__mro__)
 
     # --- what lm-eval is asked -------------------------------------------------------------------
 
     def context(self, prompt: Prompt) -> Any:
         """The prompt as this LM takes it: a string, or the turns as its ``apply_chat_template`` packs them."""
-        if not self.chat:
+        if not prompt.in_chat(self.chat):
             return prompt.plain
         turns = ([Message("system", self._system)] if self._system else []) + list(prompt.messages)
         history = [{"role": m.role, "content": m.content} for m in turns]
@@ -59,7 +60,7 @@ class LMEvalBackbone:
         """lm-eval's generation arguments for a decoding."""
         kwargs: dict[str, Any] = {
             # Servers take four stop strings at most, so the one that ends most answers comes first.
-            "until": sorted(prompt.stop if self.chat else prompt.plain_stop, key=lambda s: "```" not in s),
+            "until": sorted(prompt.stops(self.chat), key=lambda s: "```" not in s),
             "max_gen_toks": decoding.max_new_tokens,
             "do_sample": not decoding.greedy,
             "temperature": decoding.temperature,
@@ -119,7 +120,7 @@ class LMEvalBackbone:
         return [a or "" for a in answers]  # a server's failed answer is None
 
     def _completion(self, request: GenerationRequest, context: Any, text: str) -> Completion:
-        stops = request.prompt.stop if self.chat else request.prompt.plain_stop
+        stops = request.prompt.stops(self.chat)
         text = text[: min((at for s in stops if (at := text.find(s)) >= 0), default=len(text))]
         written = self._count(text)
         return Completion(
@@ -127,7 +128,7 @@ class LMEvalBackbone:
             prompt_tokens=self._count(context if isinstance(context, str) else _plain(context)),
             completion_tokens=written,
             finish_reason="length" if written >= request.decoding.max_new_tokens else "stop",
-            plain=not self.chat,
+            plain=not request.prompt.in_chat(self.chat),
         )
 
     def _count(self, text: str) -> int:

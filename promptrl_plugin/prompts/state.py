@@ -50,6 +50,7 @@ class PromptState:
         notes: Sentences added to the task text, each on a line of its own after the description.
         examples: Solved train tasks, first shown first.
         repair: A failed attempt to mend.
+        completion: Ask a chat model, too, to complete the prompt's plain form.
         operators: Names of the operators that led here, oldest first.
     """
 
@@ -57,6 +58,7 @@ class PromptState:
     notes: tuple[str, ...] = ()
     examples: tuple[Example, ...] = ()
     repair: Repair | None = None
+    completion: bool = False
     operators: tuple[str, ...] = ()
 
     @classmethod
@@ -67,11 +69,18 @@ class PromptState:
     @property
     def key(self) -> str:
         """Content hash of everything but the lineage: equal keys render to the same prompt."""
-        return _key(self.prose, self.notes, self.examples, self.repair)
+        return _key(self.prose, self.notes, self.examples, self.repair, self.completion)
 
 
 @functools.lru_cache(maxsize=1 << 16)  # asked for many times a step, of few states
-def _key(prose: tuple[str, ...], notes: tuple[str, ...], examples: tuple[Example, ...], repair: Repair | None) -> str:
+def _key(
+    prose: tuple[str, ...],
+    notes: tuple[str, ...],
+    examples: tuple[Example, ...],
+    repair: Repair | None,
+    completion: bool,
+) -> str:
     shown = [(e.prompt, e.program) for e in examples]
     failed = None if repair is None else (repair.program, repair.detail)
-    return content_hash("prompt", prose, notes, shown, failed)
+    form = ("completion",) if completion else ()
+    return content_hash("prompt", prose, notes, shown, failed, *form)

@@ -10,6 +10,7 @@ protocol. What is shared between tasks comes first, so that a key-value cache ca
 | prose, notes | the docstring in the request | the docstring |
 | repair | the failed program as an answer, then what went wrong | both as comments before the task |
 | instruction | in the place of EvalPlus's in each request | as a comment before the task |
+| completion | none: a chat model completes the plain form, as under EvalPlus's ``--force-base-prompt`` | – |
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def render(task: Task, state: PromptState, instruction: str = INSTRUCTION_PREFIX
         prefix = _REPAIR_RESPONSE_PREFIX
     shown = "".join(plain_form(example) + "\n\n\n" for example in examples)
     return Prompt(
-        messages=tuple(messages),
+        messages=() if state.completion else tuple(messages),
         prefix=f"{prefix}\n```python\n",
         plain=f"{_as_comment(instruction)}{shown}{_failed_as_comment(task, state.repair)}{body.strip()}\n",
         stop=CHAT_STOP,

@@ -58,7 +58,7 @@ def completion_key(fingerprint: str, chat: bool, request: GenerationRequest) -> 
     """
     prompt, decoding = request.prompt, request.decoding
     form: tuple[Any, ...]
-    if chat:
+    if prompt.in_chat(chat):
         form = ("chat", [[m.role, m.content] for m in prompt.messages], prompt.prefix, prompt.stop)
     else:
         form = ("plain", prompt.plain, prompt.plain_stop)

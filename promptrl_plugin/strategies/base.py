@@ -25,6 +25,7 @@ class StrategyContext:
         budget: LLM generations it may spend on the task, every call counted.
         feedback: What `Check` will show.
         chat: Whether the backbone takes the chat form of prompts.
+        completes: Whether one that does takes the plain form, too.
         seed: Seed of the run; a strategy derives all of its randomness from it and the task's content.
         env: Decoding settings and the selector, shared by every strategy.
     """
@@ -34,6 +35,7 @@ class StrategyContext:
     chat: bool
     seed: int
     env: EnvConfig = field(default_factory=EnvConfig)
+    completes: bool = False
 
     @property
     def selector(self) -> Selector:

@@ -51,7 +51,9 @@ class EpisodeStrategy(ABC):
             self.prepare([task], context)
         task_context = replace(self._contexts[task.content_hash], task=task)
         rewriter_chat = context.chat if self.rewriter is None else self.rewriter.chat
-        run = self.setup.episode_context(context.env, context.feedback, context.chat, context.seed, rewriter_chat)
+        run = self.setup.episode_context(
+            context.env, context.feedback, context.chat, context.seed, rewriter_chat, completes=context.completes
+        )
         episode = Episode(task_context, run, context.budget)
         act = self.actor(task, context)
         while not episode.done:

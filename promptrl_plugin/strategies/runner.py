@@ -49,7 +49,7 @@ def solve_tasks(
     """
     if budget < 1:
         raise ConfigError(f"a budget of {budget} generations solves nothing; use --budget 1 or more")
-    context = StrategyContext(budget, feedback, backbone.chat, seed, env or EnvConfig())
+    context = StrategyContext(budget, feedback, backbone.chat, seed, env or EnvConfig(), backbone.completes)
     strategy.prepare(tasks, context)
     jobs = [Job(task, strategy.solve(task, context), budget) for task in tasks]
 

@@ -107,7 +107,7 @@ def test_training_writes_everything_and_the_policy_solves_held_out_tasks(tmp_pat
     rows = RunFolder.open(tmp_path / "run").metrics()
     assert [row["steps"] for row in rows] == [0, 32, 64, 96]
     assert 0 <= rows[0]["random/solved"] <= 1
-    assert all("validation/solved" in row for row in rows[1:])
+    assert all(0 <= row["validation/solved"] <= 1 for row in rows), "the untrained policy is the first point"
 
     bundle = PolicyBundle.load(bundle_path)
     assert len(bundle.train_hashes) == 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def test_end_tokens_are_those_of_the_configurations_and_of_known_templates() -> 
 def test_special_tokens_among_the_stop_strings_end_by_id(tmp_path: Path) -> None:
     """EvalPlus's list has ``</s>``, which never shows in decoded text."""
     backbone = TransformersBackbone(save_causal(tmp_path), dtype="float32")
-    rule = backbone._stop_rule(Prompt((), "", "", stop=("</s>", "<|im_start|>", "\nprint(")))
+    rule = backbone._stop_rule(Prompt((Message("user", "hi"),), "", "", stop=("</s>", "<|im_start|>", "\nprint(")))
     assert rule.strings == ("\nprint(",)
     assert rule.end_ids == {1, 3, 4}
 
@@ -78,9 +79,15 @@ def test_special_tokens_among_the_stop_strings_end_by_id(tmp_path: Path) -> None
 def test_stop_strings_of_the_form_that_is_used(tmp_path: Path) -> None:
     prompt = Prompt((Message("user", "hi"),), "", "hi", stop=tuple("abcdefghij"), plain_stop=())
     request = GenerationRequest(prompt, Decoding(max_new_tokens=60))
-    chatty = TransformersBackbone(save_causal(tmp_path / "chat"), dtype="float32").generate([request])[0]
+    chat = TransformersBackbone(save_causal(tmp_path / "chat"), dtype="float32")
+    assert chat.completes
+    without_turns = GenerationRequest(replace(prompt, messages=()), request.decoding)
+    chatty, completed = chat.generate([request, without_turns])
     assert not set(chatty.text) & set("abcdefghij")
     assert not chatty.plain
+    assert set(completed.text) & set("abcdefghij")
+    assert completed.plain
+    assert completed.prompt_tokens < chatty.prompt_tokens
     plain = TransformersBackbone(save_causal(tmp_path / "plain", chat=False), dtype="float32").generate([request])[0]
     assert set(plain.text) & set("abcdefghij")
     assert plain.plain

@@ -141,11 +141,12 @@ def make_rollout(
     seed: int = 0,
     wrap: Callable[[Backbone], Backbone] = lambda backbone: backbone,
     selector: str = "first",
+    completes: bool = False,
 ) -> tuple[Rollout, EpisodeSetup, ScriptedBackbone]:
     tasks = [train_task(i) for i in range(n_tasks)]
     env = EnvConfig(budget=budget, feedback=str(feedback), selector=selector)
     setup = setup_of(tasks, env=env)
-    backbone = ScriptedBackbone(rule)
-    context = setup.episode_context(env, feedback, True, seed)
+    backbone = ScriptedBackbone(rule, completes=completes)
+    context = setup.episode_context(env, feedback, True, seed, completes=completes)
     contexts = setup.task_contexts([t.task for t in tasks])
     return Rollout(tasks, contexts, context, RewardConfig(), 1.0, wrap(backbone), ExecJudge()), setup, backbone

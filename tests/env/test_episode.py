@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from doubles import make_rollout, train_task
+from doubles import make_rollout, name_of, train_task
 from gymnasium.utils.env_checker import check_env
 
 from promptrl_plugin.backbones.caching import CachingBackbone
@@ -77,6 +77,26 @@ def test_masks_leave_out_what_makes_no_sense():
     assert mask[action(setup, "reflect_repair")]
     with pytest.raises(ValueError, match="cannot be taken"):
         rollout.step([(e, action(setup, "generate"))])
+
+
+def test_a_completion_is_asked_for_once_and_leaves_the_prompt_as_it_was():
+    def rule(request):  # right by completion only, which goes on from the prompt
+        name = name_of(request)
+        return f"def {name}(x):\n    return {'x + ' + name[1:] if not request.prompt.messages else -1}\n"
+
+    rollout, setup, backbone = make_rollout(rule=rule, completes=True)
+    e = rollout.start(2)
+    before = e.episode.state
+    rollout.step([(e, action(setup, "generate"))])
+    rollout.step([(e, action(setup, "complete"))])
+    assert e.solved
+    assert [bool(r.prompt.messages) for r in backbone.requests] == [True, False]
+    assert e.episode.state == before
+    assert e.episode.population == [before]
+    assert "def f2(x):\n    return x + 2" in e.episode.sample().solution
+    assert not e.episode.mask()[action(setup, "complete")]
+    assert not e.episode.mask()[action(setup, "revert")], "the best program's prompt is the one at hand"
+    assert make_rollout()[0].start(2).episode.mask()[action(setup, "complete")] == np.False_
 
 
 def test_rewrites_count_two_generations_and_need_the_budget_for_both():

@@ -30,6 +30,7 @@ class Recorder:
 
     name = fingerprint = "recorder"
     chat = True
+    completes = False
 
     def __init__(self, mark: str = "") -> None:
         self.calls: list[int] = []

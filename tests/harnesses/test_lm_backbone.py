@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ def test_a_server_gets_one_seed_a_draw() -> None:
     done = backbone(lm).generate([GenerationRequest(PROMPT, HOT, 0, i) for i in range(2)])
     assert len(set(lm.seeds)) == 2
     assert [c.text for c in done] == ["", ""]
+    assert not backbone(lm).completes, "a server of chats takes turns only"
 
 
 def test_stop_strings_and_length() -> None:
@@ -87,6 +89,11 @@ def test_forms_of_the_prompt() -> None:
     open_turn = Prompt((Message("user", "Hi"),), "", "")
     assert backbone(lm).context(open_turn) == "<user>Hi<assistant>"
     (done,) = backbone(lm, chat=False).generate([GenerationRequest(PROMPT, Decoding())])
+    assert done.plain
+    assert lm.calls[-1][0][0] == "def add(a, b):\n"
+    assert lm.calls[-1][0][1]["until"] == ["\nassert"]
+    assert backbone(lm).completes
+    (done,) = backbone(lm).generate([GenerationRequest(replace(PROMPT, messages=()), Decoding())])
     assert done.plain
     assert lm.calls[-1][0][0] == "def add(a, b):\n"
     assert lm.calls[-1][0][1]["until"] == ["\nassert"]

@@ -289,13 +289,30 @@ def test_direct_operators() -> None:
         assert not find_operator(name).available(replace(begun, moved=True))  # else an agent could go in circles
 
 
+def test_completion_asks_for_the_plain_form_where_a_chat_model_takes_it() -> None:
+    task = mbpp_task()
+    both = view(task, completes=True)
+    complete = find_operator("complete")
+    state, _ = apply(complete, both)
+    assert state == replace(both.state, completion=True)
+    prompt = render(task, state)
+    assert not prompt.messages
+    assert prompt.plain == render(task, both.state).plain
+    assert [prompt.stops(chat) for chat in (True, False)] == [prompt.plain_stop] * 2
+    assert complete.available(replace(both, tried=frozenset({f"{both.state.key}:greedy"})))
+    assert not complete.available(replace(both, tried=frozenset({f"{state.key}:greedy"})))
+    for other in (view(task), view(task, completes=True, chat=False)):  # by chat only, or never by chat
+        assert not complete.available(other)
+    assert apply(find_operator("generate"), view(task, state))[0] == both.state
+
+
 # --- the action table ------------------------------------------------------------------------------
 
 
 def test_default_table_has_every_kind() -> None:
     table = ActionTable.default()
-    assert table.n == len(table.names) == 25
-    assert [a.index for a in table.actions] == list(range(25))
+    assert table.n == len(table.names) == 28
+    assert [a.index for a in table.actions] == list(range(28))
     assert {a.operator.kind for a in table.actions} == {"direct", "lexical", "semantic"}
     assert {a.operator.kind for a in ActionTable.default(("semantic",)).actions if a.operator.generates} == {"semantic"}
     assert ActionTable.of(table.names) == table

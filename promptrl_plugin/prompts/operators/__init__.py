@@ -4,6 +4,8 @@
 | --- | --- | --- | --- | --- | --- |
 | `generate` | direct | code from the current prompt; once for each prompt | 1 | greedy | EvalPlus's protocol |
 | `sample_warm`, `sample_hot` | direct | another draw from the current prompt | 1 | sampled | best-of-k |
+| `complete` | direct | code from the current prompt, which a chat model completes as a text, this once | 1 | greedy | EvalPlus's `--force-base-prompt` |
+| `complete_warm`, `complete_hot` | direct | another draw of the same | 1 | sampled | best-of-k |
 | `revert` | direct | back to the prompt of the best attempt | 0 | – | – |
 | `reset` | direct | back to the task's own prompt | 0 | – | – |
 | `stop` | direct | submit the best attempt | 0 | – | – |
@@ -52,6 +54,9 @@ def builtin_operators() -> tuple[Operator, ...]:
         GenerateCode("generate", "greedy"),
         GenerateCode("sample_warm", "warm"),
         GenerateCode("sample_hot", "hot"),
+        GenerateCode("complete", "greedy", completion=True),
+        GenerateCode("complete_warm", "warm", completion=True),
+        GenerateCode("complete_hot", "hot", completion=True),
         GoBack("revert", lambda view: view.best_state),
         GoBack("reset", lambda view: view.population[0]),
         Stop(),

@@ -60,6 +60,7 @@ class EpisodeView:
         other_examples: Further sets of examples, the same for every task.
         tried: Deterministic generations made so far, each ``f"{state.key}:{decoding}"``.
         rewriter_chat: Whether the rewriter takes the chat form.
+        completes: Whether a backbone that takes the chat form takes the plain one, too.
         moved: Whether the last step only went to another prompt; doing so twice is never of use.
     """
 
@@ -76,6 +77,7 @@ class EpisodeView:
     other_examples: tuple[tuple[Example, ...], ...]
     tried: frozenset[str]
     rewriter_chat: bool
+    completes: bool = False
     moved: bool = False
 
 

@@ -7,7 +7,7 @@ keeps a bad edit from compounding, and stopping saves budget.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,20 +19,30 @@ __all__ = ["GenerateCode", "GoBack", "Stop"]
 
 @dataclass(frozen=True, slots=True)
 class GenerateCode:
-    """Generate code from the current prompt; greedy only once for each prompt (it would repeat itself)."""
+    """Generate code from the current prompt; greedy only once for each prompt (it would repeat itself).
+
+    With `completion`, a chat model is not asked by chat but goes on from the plain form of the prompt, this once:
+    instruction tuning leaves what it learned before that within reach, and the programs err on other tasks.
+    """
 
     name: str
     decoding: str
+    completion: bool = False
     kind: str = "direct"
     version: int = 1
     generations: int = 1
     generates: bool = True
 
     def available(self, view: EpisodeView) -> bool:
-        return self.decoding != "greedy" or not greedy_tried(view, view.state)
+        if self.completion and not (view.chat and view.completes):
+            return False
+        return self.decoding != "greedy" or not greedy_tried(view, self._asked(view))
 
     def edit(self, view: EpisodeView, rng: np.random.Generator, decoding_of: DecodingOf) -> Edit:
-        return _keep(view.state)
+        return _keep(self._asked(view))
+
+    def _asked(self, view: EpisodeView) -> PromptState:
+        return replace(view.state, completion=self.completion)
 
 
 @dataclass(frozen=True, slots=True)
