@@ -23,6 +23,7 @@ __all__ = [
     "DEFAULT_EMBEDDER",
     "DEFAULT_SUITE",
     "LEARNED",
+    "TAKES_POLICY",
     "EnvConfig",
     "GepaConfig",
     "JudgeConfig",
@@ -48,6 +49,8 @@ DEFAULT_AGREEING = 2  #: programs that must agree under ``selector=agreement``
 LEARNED: Mapping[str, str] = MappingProxyType(
     {"promptrl": "ppo", "linucb": "linucb", "best-fixed": "best-fixed", "gepa": "gepa"}
 )
+#: Strategies that may be given a policy. Random choice takes its operators and examples, nothing that was learned.
+TAKES_POLICY: tuple[str, ...] = (*LEARNED, "random-hybrid")
 
 
 def cache_dir() -> Path:

@@ -173,11 +173,15 @@ class PolicyBundle:
     # --- refuse ----------------------------------------------------------------------------------
 
     def check_strategy(self, strategy: str) -> None:
-        """Make sure that this is what the strategy learns.
+        """Make sure that this is what the strategy learns, or whose operators it may use.
 
         Raises:
-            BundleError: It is another learner's.
+            BundleError: It is another learner's, or has no operators.
         """
+        if strategy not in LEARNED:
+            if self.learner == "gepa":
+                raise BundleError(f"{self._name} is of learner gepa and has no operators; give {strategy} another")
+            return
         if self.learner != LEARNED[strategy]:
             owner = next((s for s, learner in LEARNED.items() if learner == self.learner), self.learner)
             raise BundleError(

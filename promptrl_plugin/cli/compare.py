@@ -11,7 +11,7 @@ import typer
 from promptrl_plugin.cli.console import console
 from promptrl_plugin.cli.evaluate import Backend, BaseUrl, Dtype, Model, Selector, SolveProgress
 from promptrl_plugin.cli.report import print_tables
-from promptrl_plugin.config import DEFAULT_BACKBONE, DEFAULT_BUDGET, DEFAULT_SUITE, LEARNED
+from promptrl_plugin.config import DEFAULT_BACKBONE, DEFAULT_BUDGET, DEFAULT_SUITE, TAKES_POLICY
 from promptrl_plugin.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def compare(
     policy: Annotated[
         list[str] | None,
         typer.Option(
-            help="Policy bundle, repeatable: PATH for promptrl, NAME=PATH for a strategy that is trained, "
+            help="Policy bundle, repeatable: PATH for promptrl, NAME=PATH for a strategy that is trained (or for "
+            "random-hybrid: choice among that policy's operators), "
             "NAME:LABEL=PATH for a row of its own (an ablation, say); {seed} in PATH stands for the seed."
         ),
     ] = None,
@@ -90,8 +91,8 @@ def parse_policies(given: Sequence[str]) -> dict[str, str]:
         if not equals or "/" in row:
             row, path = "promptrl", text
         name, colon, label = row.partition(":")
-        if name not in LEARNED:
-            raise UnknownNameError("trained strategy", name, LEARNED)
+        if name not in TAKES_POLICY:
+            raise UnknownNameError("trained strategy", name, TAKES_POLICY)
         if row in policies or not path or (colon and not label):
             raise ConfigError(f"--policy {text}: give each row once, as NAME=PATH or NAME:LABEL=PATH")
         policies[row] = path

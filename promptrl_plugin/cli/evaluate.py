@@ -69,7 +69,8 @@ def solve(
     policy: Annotated[
         Path | None,
         typer.Option(
-            help="Policy bundle of a strategy that is trained, see promptrl train (default: the shipped one)."
+            help="Policy bundle of a strategy that is trained, see promptrl train (default: the shipped one); "
+            "random-hybrid chooses among its operators."
         ),
     ] = None,
     budget: Annotated[int, typer.Option(help="LLM generations per task, every call counted.")] = DEFAULT_BUDGET,

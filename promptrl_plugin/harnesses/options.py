@@ -14,6 +14,7 @@ from promptrl_plugin.config import (
     DEFAULT_BUDGET,
     DEFAULT_SUITE,
     LEARNED,
+    TAKES_POLICY,
     EnvConfig,
 )
 from promptrl_plugin.env.selection import Selector
@@ -27,7 +28,7 @@ STRATEGY_FLAGS: Mapping[str, str] = {
     "strategy": "prompting strategy: direct, best-of-k, epic, reflexion, random-hybrid, best-fixed, linucb, gepa or "
     "promptrl",
     "policy": "policy bundle of a strategy that is trained: best-fixed, linucb, gepa or promptrl (default: the one "
-    "that ships for the model)",
+    "that ships for the model); random-hybrid then chooses among that policy's operators",
     "budget": f"LLM generations that the strategy may spend on one task (default: {DEFAULT_BUDGET})",
     "feedback": "what execution the strategy may see: none, visible (default) or oracle (marked, for comparison only)",
     "selector": "when to stop and what to submit: first (default: the first program that passes the visible tests) or "
@@ -94,9 +95,9 @@ class StrategyOptions:
             raise ConfigError(f"a budget of {options.budget} generations solves nothing; use --budget 1 or more")
         if options.split and options.policy:
             raise ConfigError("--split trains its own policies; leave out --policy")
-        if options.strategy not in LEARNED and (options.policy or options.split):
-            flag = "--policy" if options.policy else "--split"
-            raise ConfigError(f"strategy {options.strategy!r} is not trained; leave out {flag}")
+        for flag, value, takers in (("--policy", options.policy, TAKES_POLICY), ("--split", options.split, LEARNED)):
+            if value and options.strategy not in takers:
+                raise ConfigError(f"strategy {options.strategy!r} is not trained; leave out {flag}")
         if options.strategy == "direct":  # one greedy generation, whatever else is asked for: one name for one result
             return replace(options, budget=1, feedback=Feedback.NONE, seed=0, selector=Selector())
         return options

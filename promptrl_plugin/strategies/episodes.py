@@ -67,9 +67,14 @@ class EpisodeStrategy(ABC):
 
 
 class RandomHybrid(EpisodeStrategy):
-    """Uniform over the unmasked actions: the same operators, nothing learned."""
+    """Uniform over the unmasked actions: the same operators, nothing learned.
+
+    Attributes:
+        policy_hash: Content hash of the bundle whose operators they are, empty where they are all.
+    """
 
     name = "random-hybrid"
+    policy_hash = ""
 
     def actor(self, task: Task, context: StrategyContext) -> Act:
         rng = np.random.default_rng(int(content_hash("random-hybrid", context.seed, task.content_hash)[:16], 16))

@@ -60,6 +60,17 @@ def _gepa(backbone: Backbone, policy: Path | None, cache: Cache | None) -> Strat
     return Gepa(bundle)
 
 
+def _random_hybrid(backbone: Backbone, policy: Path | None, cache: Cache | None) -> Strategy:
+    """Random choice among all operators, or among those of a policy: what choosing by what was learned adds."""
+    if policy is None:
+        return RandomHybrid(EpisodeSetup.untrained(cache))
+    bundle = _bundle("random-hybrid", backbone, policy)
+    bundle.check_backbone(backbone.name, backbone.fingerprint)
+    random = RandomHybrid(EpisodeSetup.from_bundle(bundle, cache), _rewriter(bundle, cache))
+    random.policy_hash = bundle.content_hash
+    return random
+
+
 def _bundle(name: str, backbone: Backbone, policy: Path | None) -> PolicyBundle:
     """The bundle of strategy `name` in folder `policy`, or the one that ships for the model.
 
@@ -107,7 +118,7 @@ STRATEGIES: Mapping[str, Factory] = MappingProxyType(
         "best-of-k": lambda backbone, policy, cache: BestOfK(),
         "epic": lambda backbone, policy, cache: Epic(),
         "reflexion": lambda backbone, policy, cache: Reflexion(),
-        "random-hybrid": lambda backbone, policy, cache: RandomHybrid(EpisodeSetup.untrained(cache)),
+        "random-hybrid": _random_hybrid,
         "promptrl": _learned("promptrl", PromptRL),
         "linucb": _learned("linucb", LinUCB),
         "best-fixed": _learned("best-fixed", BestFixed),

@@ -136,6 +136,31 @@ def test_gepa_finds_the_instruction_resumes_and_is_applied(
     assert all(r.prompt.plain.startswith(f"# {GOOD}\n\n") for r in scripted.requests)
 
 
+def test_random_choice_among_a_policys_operators(tmp_path: Path, scripted: ScriptedBackbone):  # noqa: F811
+    few = ("generate", "sample_hot", "contract", "stop")
+    made = PolicyBundle.load(shipped_policies()[0])
+    network = {**made.network, "n_actions": len(few)}
+    made = replace(
+        made,
+        backbone_fingerprint=scripted.fingerprint,
+        actions=few,
+        network=network,
+        projection_mean=made.projection_mean[:16],  # the scripted embedding has 16 components
+        projection_components=made.projection_components[:, :16],
+    )
+    path = made.save(tmp_path / "few")
+    strategy = make_strategy("random-hybrid", backbone=scripted, policy=path)
+    assert strategy.policy_hash == PolicyBundle.load(path).content_hash  # type: ignore[attr-defined]
+    taken = [action for sample in solve(strategy, scripted) for action in sample.actions]
+    assert set(taken) <= set(few)
+    assert {"sample_hot", "contract"} <= set(taken)
+    assert not set(make_strategy("random-hybrid", backbone=scripted).setup.table.names) <= set(few)  # type: ignore[attr-defined]
+
+    gepa = replace(made, config={**made.config, "learner": "gepa"}).save(tmp_path / "gepa")
+    with pytest.raises(BundleError, match="has no operators; give random-hybrid another"):
+        make_strategy("random-hybrid", backbone=scripted, policy=gepa)
+
+
 def test_gepa_samples_from_its_prompt_when_the_greedy_program_fails(tmp_path: Path, scripted: ScriptedBackbone):  # noqa: F811
     made = PolicyBundle.load(shipped_policies()[0])
     config = {**made.config, "learner": "gepa", "env": {**made.config["env"], "budget": 3}}

@@ -31,6 +31,7 @@ def test_defaults() -> None:
         ({"split": "crossfit:5", "policy": "p"}, "leave out --policy"),
         ({"strategy": "best-of-k", "policy": "p"}, "is not trained; leave out --policy$"),
         ({"strategy": "direct", "split": "crossfit:5"}, "is not trained; leave out --split$"),
+        ({"strategy": "random-hybrid", "split": "crossfit:5"}, "is not trained; leave out --split$"),
     ],
 )
 def test_values_that_cannot_work(given: dict[str, object], part: str) -> None:
@@ -43,6 +44,10 @@ def test_values_that_cannot_work(given: dict[str, object], part: str) -> None:
 def test_what_is_trained_takes_a_policy_or_a_split(strategy: str) -> None:
     assert StrategyOptions.parse({"strategy": strategy, "policy": "runs/b"}).policy == Path("runs/b")
     assert StrategyOptions.parse({"strategy": strategy, "split": "crossfit:3"}).split == Split(3)
+
+
+def test_random_choice_may_take_the_operators_of_a_policy() -> None:
+    assert StrategyOptions.parse({"strategy": "random-hybrid", "policy": "runs/b"}).policy == Path("runs/b")
 
 
 def test_direct_is_one_configuration_whatever_else_is_asked_for() -> None:
