@@ -159,7 +159,9 @@ def _same(one: _Sets, two: _Sets) -> str | None:
 
 
 def describe(task: Task) -> str:
-    """The prose of a task's prompt: its docstring without asserts, doctests and examples."""
+    """The prose of a task's prompt: its docstring without asserts, doctests and examples; of APPS the whole."""
+    if task.dialect == "apps":
+        return task.prompt
     match = re.search(r'("""|\'\'\')(?P<text>.*?)\1', task.prompt[_last_definition(task) :], re.DOTALL)
     lines = (match["text"] if match else task.prompt).splitlines()
     prose: list[str] = []
