@@ -40,9 +40,12 @@ def scores(verdicts: Sequence[GroupVerdict]) -> dict[str, float]:
     """Strict and soft scores of one submission.
 
     Args:
-        verdicts: On the base and the plus tests. As in EvalPlus, the *plus* scores count both.
+        verdicts: On the base and the plus tests. As in EvalPlus, the *plus* scores count both. Of a suite that has
+            one group of tests, APPS, the scores are under APPS's names.
     """
     base = verdicts[0]
+    if len(verdicts) == 1:
+        return {"strict_accuracy": float(base.status is Status.PASS), "test_case_average": base.fraction}
     passed = sum(sum(v.passed) for v in verdicts)
     return {
         "pass_at_1_base": float(base.status is Status.PASS),
