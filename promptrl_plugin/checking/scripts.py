@@ -107,14 +107,18 @@ class Script:
         printed = _onto(1, b"")
         sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, "rb", closefd=False)), encoding="utf-8")
         sys.stdout = own = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "wb", closefd=False)), encoding="utf-8")
-        with contextlib.suppress(SystemExit):
-            exec(self._code, {**self._names, "__name__": "__main__", "exit": _exit, "quit": _exit})
-        _wait_for_threads()
-        atexit._run_exitfuncs()
-        for stream in (sys.stdout, own):  # it may have put its own in place
-            if not stream.closed:
-                stream.flush()
-        return _content(printed).decode("utf-8", "replace")
+        try:
+            with contextlib.suppress(SystemExit):
+                exec(self._code, {**self._names, "__name__": "__main__", "exit": _exit, "quit": _exit})
+            _wait_for_threads()
+            atexit._run_exitfuncs()
+            for stream in (sys.stdout, own):  # it may have put its own in place
+                if not getattr(stream, "closed", False):
+                    stream.flush()
+            return _content(printed).decode("utf-8", "replace")
+        finally:
+            atexit._clear()
+            _close(printed)
 
 
 def _exit(*args: Any) -> None:
@@ -149,5 +153,4 @@ def _content(fd: int) -> bytes:
     parts = []
     while part := _read(fd, _CHUNK):
         parts.append(part)
-    _close(fd)
     return b"".join(parts)

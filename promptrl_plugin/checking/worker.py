@@ -43,6 +43,7 @@ _EVALPLUS_MAX_SECONDS = 60  # of a whole group (EVALPLUS_TIMEOUT_PER_TASK's defa
 _PROBES_SECONDS = 10.0  # of all generated inputs together; what comes later counts as timed out
 _PROBE_BYTES, _PROBES_BYTES = 1 << 20, 1 << 23  # of one output, of all
 _BUSY, _ASLEEP = 1.25, 5.0  # seconds of life for each of CPU: from where on a processor is shared, and up to where
+_PLANS = 64  # of pairs that are kept: some of APPS have megabytes
 _MARGIN, _SET_MARGIN = 1 << 16, 1 << 22  # bytes of output always allowed; under the set oracle, with repetitions
 
 
@@ -212,6 +213,8 @@ class Worker:
     def _plan_pairs(self, group: PairGroup, program: str) -> Plan:
         pairs = self._pairs.get(group.key)
         if pairs is None:
+            if len(self._pairs) == _PLANS:
+                del self._pairs[next(iter(self._pairs))]
             pairs = self._pairs[group.key] = PairPlan(group)
 
         def plan(stretch: float, fail_fast: bool) -> tuple[Part, Tests]:

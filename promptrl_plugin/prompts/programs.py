@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 
+from promptrl_plugin.prompts.source import parsed
 from promptrl_plugin.records import Completion, Prompt, Task
 
 __all__ = ["to_program"]
@@ -38,14 +39,15 @@ def _code_block(text: str, opened: bool) -> str:
 
     Args:
         text: The completion.
-        opened: It goes on within a block that the prompt has begun; unless it begins another, or is prose first.
+        opened: The prompt has begun a block; the completion goes on in it, or is a whole reply with one of its own.
     """
     fences = list(_FENCE.finditer(text))
     if not fences:
         return text
     first = fences[0]
-    if opened and text[: first.start()].strip() and not first["language"]:
-        return text[: first.start()]
+    before = text[: first.start()]
+    if opened and before.strip() and not first["language"] and parsed(before) is not None:
+        return before
     return text[first.end() : fences[1].start() if len(fences) > 1 else len(text)]
 
 

@@ -89,6 +89,16 @@ def test_each_test_of_a_script_starts_anew(judge: IsolatedJudge) -> None:
     assert one(judge, closing).status is Status.PASS
 
 
+def test_what_a_failed_test_leaves_is_gone_for_the_next(judge: IsolatedJudge) -> None:
+    program = (
+        "import atexit\na, b = map(int, input().split())\n"
+        "if a < 4:\n    atexit.register(print, 'left')\n    raise ValueError\nprint(a + b)"
+    )
+    assert one(judge, program).passed == (False, False, True)
+    many = PairGroup("", ("1 2\n",) * 300 + ("10 -4\n",), ("3\n",) * 300 + ("6\n",))
+    assert one(judge, program, many).passed == (False,) * 300 + (True,)  # no open files are left, either
+
+
 def test_a_slow_test_is_one_failure(judge: IsolatedJudge) -> None:
     program = "a, b = map(int, input().split())\nwhile b == 4: pass\nprint(a + b)"
     verdict = one(judge, program)

@@ -112,6 +112,7 @@ def test_a_failed_script_is_shown_without_a_name() -> None:
         ("```python\nprint(1)\n```\nDone.", False, "print(1)\n"),
         ("Here it is:\n```python\nprint(1)\n```", False, "print(1)\n"),
         ("Here it is:\n```\nprint(1)\n```\n", True, "print(1)\n"),
+        ("Here it is:\n```\nprint(1)\n```\n", False, "print(1)\n"),  # a service that begins turns of its own
         ("```python\nprint(1)", True, "print(1)"),
         ("def f():\n\tprint('a\tb')\n", True, "def f():\n\tprint('a\tb')\n"),
         ("", False, ""),
