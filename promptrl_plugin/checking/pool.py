@@ -153,8 +153,10 @@ def _hidden() -> tuple[str, ...]:
     for folder in (_config.cache_dir(), evalplus):
         with suppress(OSError):  # what does not exist yet could not be hidden
             folder.mkdir(parents=True, exist_ok=True)
+    hub = Path(os.environ.get("HF_HOME") or evalplus.with_name("huggingface"))  # the original MBPP, APPS
     overrides = (os.environ.get(name, "") for name in _DATA_VARIABLES)
-    return (str(_config.cache_dir()), str(evalplus), str(starter), *(str(Path(p).resolve()) for p in overrides if p))
+    given = (str(Path(p).resolve()) for p in overrides if p)
+    return (str(_config.cache_dir()), str(evalplus), str(starter), str(hub), *given)
 
 
 class Question(Protocol[A_co]):

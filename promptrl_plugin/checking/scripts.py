@@ -21,7 +21,8 @@ __all__ = ["PRELUDE", "Script", "compile_script", "find_function"]
 # The program may replace builtins; the functions of this module keep their own.
 globals()["__builtins__"] = dict(vars(builtins))
 
-#: What ``eval/testing_util.py`` of APPS puts before every program; its ``import numpy as np`` only where it is used.
+#: What ``eval/testing_util.py`` of APPS puts before every program; its ``import numpy as np`` only where it is used
+#: (see `pairs`). The last line is ours: when APPS was made, Python printed integers of any length.
 PRELUDE = """\
 import sys
 import time
@@ -37,6 +38,7 @@ from typing import List, Tuple
 import random
 import heapq
 from heapq import *
+sys.set_int_max_str_digits(0)
 """
 _NAME = "standard-file"
 _FLAGS = posix.O_RDWR | posix.O_CREAT | posix.O_EXCL

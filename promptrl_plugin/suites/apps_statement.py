@@ -19,14 +19,19 @@ __all__ = ["example_lines", "heading", "visible_pairs"]
 
 _RULE = re.compile(r"\s*-{3,}\s*(\S.*?)\s*-{3,}\s*")
 _PLAIN = re.compile(
-    r"\s*[*_#]{0,3}\s*((?:sample|example)s?(?:\s+(?:input|output)s?)?(?:\s+\d+)?)\s*:?\s*[*_]{0,2}\s*", re.I
+    r"\s*[*_#]{0,3}\s*((?:sample|example)s?(?:\s+(?:input|output)s?)?(?:\s+\d+)?|notes?|hints?|explanations?\b.*)"
+    r"\s*:?\s*[*_]{0,2}\s*",
+    re.I,
 )
 _IN_OR_OUT = re.compile(r"\s*(input|output)s?\s*:?\s*", re.I)
 _WORDS = re.compile(r"[A-Za-z]{2,}")
 
 
 def heading(line: str) -> str | None:
-    """The title in a line that is a heading of a statement (``-----Input-----``), in lower case; else None."""
+    """The title in a line that is a heading of a statement (``-----Input-----``), in lower case; else None.
+
+    Also what stands there without rules: ``Sample Input``, ``Example 2``, ``Note``, ``Explanation: …``.
+    """
     match = _RULE.fullmatch(line) or _PLAIN.fullmatch(line)
     return match[1].lower() if match else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,9 +18,18 @@ CALLS = PairGroup("double", ("[[1, 2]]", "[[]]"), ("[[2, 4]]", "[[]]"))
 
 
 @pytest.fixture(scope="module")
-def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IsolatedJudge]:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with what is expected, as a user's copy of APPS has it."""
+    path = tmp_path_factory.mktemp("data") / "test.jsonl"
+    path.write_text("3\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[IsolatedJudge]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PROMPTRL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("PROMPTRL_APPS_PATH", str(data))
         with IsolatedJudge(JudgeConfig(workers=1)) as judge:
             yield judge
 
@@ -49,6 +59,7 @@ def one(judge: IsolatedJudge, program: str, group: PairGroup = SUMS) -> GroupVer
         "import io, os, sys\nsys.stdout = io.StringIO()\nprint(sum(map(int, input().split())))\n"
         "import atexit\natexit.register(lambda out=sys.stdout: os.write(1, out.getvalue().encode()))",
         "import sys\nprint(sum(map(int, input().split())))\nprint('debug', file=sys.stderr)",
+        "len(str(10**5000))\nprint(sum(map(int, input().split())))",
     ],
 )
 def test_scripts_find_what_a_contest_gives_them(judge: IsolatedJudge, program: str) -> None:
@@ -135,6 +146,13 @@ def test_wrong_functions(judge: IsolatedJudge, program: str, failure: FailureKin
     verdict = one(judge, program, CALLS)
     assert verdict.status is Status.FAIL
     assert verdict.failure is failure
+
+
+def test_the_data_is_out_of_reach(judge: IsolatedJudge, data: Path) -> None:
+    if not any(active for name, active, _ in judge.layers() if name in ("Landlock", "read-only file system")):
+        pytest.skip("this machine hides no files")
+    verdict = one(judge, f"print(open({str(data)!r}).read())")
+    assert verdict.passed == (False, False, False)
 
 
 def test_the_child_holds_no_expected_output() -> None:

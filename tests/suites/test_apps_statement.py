@@ -73,6 +73,12 @@ def test_examples_under_one_heading() -> None:
         (KATTIS, ("1 2\n", "4 5\n"), ("3\n", "9\n")),
         (CODECHEF, ("1\n\n2\n",), ("3\n\n4\n",)),
         (MARKED, ("1 2\n",), ("3\n",)),
+        ("-----Example-----\nInput:\n1\n\nOutput:\nYES\nNO\n\nExplanation\n\nIt is so.\n", ("1\n",), ("YES\nNO\n",)),
+        (
+            "-----Sample-----\nInput\n1\nOutput\nAlice wins this game\n\nNote\nNo.",
+            ("1\n",),
+            ("Alice wins this game\n",),
+        ),
         ("Read the input and print the output.\nInput\nwhat\nOutput\nthat\n", (), ()),
         ("-----Example-----\nInput\n1\n\nInput\n2\n\nOutput\n3\n", ("2\n",), ("3\n",)),
         ("-----Examples-----\nInput\n1\nOutput\n2\nInput\n1\nOutput\n3\n", (), ()),  # one input, two outputs
