@@ -20,6 +20,7 @@ from promptrl_plugin.backbones.scripted import ScriptedBackbone
 from promptrl_plugin.cli import main as cli
 from promptrl_plugin.config import EnvConfig, JudgeConfig, PPOConfig, TrainConfig
 from promptrl_plugin.errors import LeakageError
+from promptrl_plugin.evaluation import compare
 from promptrl_plugin.harnesses import session
 from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions, StrategyOptions
 from promptrl_plugin.records import GenerationRequest
@@ -160,6 +161,14 @@ def test_judge_gives_strict_accuracy_and_test_case_average(
     results = json.loads((tmp_path / "samples_eval_results.json").read_text())["eval"]
     assert results["APPS/test/0"][0]["base_status"] == "pass"
     assert results["APPS/test/1"][0]["base_status"] == "fail"
+
+
+def test_a_comparison_judges_what_is_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "open_backbone", lambda o, cache: CachingBackbone(ScriptedBackbone(answer), cache))
+    matrix = compare.Matrix("apps", BackboneOptions("scripted"), ("direct", "best-of-k"), (0,), 3, "visible")
+    results = compare.run_matrix(matrix, tmp_path / "compared", Silent())
+    solved = {name: [o.strict for o in outcomes] for name, outcomes in results.items()}
+    assert solved == {"direct-s0": [False, False], "best-of-k-s0": [True, True]}
 
 
 def test_suites_are_listed_with_what_they_lack(

@@ -10,6 +10,7 @@ import ast
 import atexit
 import builtins
 import contextlib
+import gc
 import io
 import posix
 import sys
@@ -44,6 +45,7 @@ _NAME = "standard-file"
 _FLAGS = posix.O_RDWR | posix.O_CREAT | posix.O_EXCL
 _CHUNK = 1 << 20
 _open, _close, _dup, _dup2, _unlink = posix.open, posix.close, posix.dup, posix.dup2, posix.unlink
+_collect = gc.collect
 _lseek, _read, _write = posix.lseek, posix.read, posix.write
 
 
@@ -105,21 +107,28 @@ class Script:
         Raises:
             OSError: The scratch folder cannot be written to.
         """
+        _collect()  # what the last run left open must close before the files are others
         _close(_onto(0, text.encode("utf-8", "surrogatepass")))
         printed = _onto(1, b"")
         sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, "rb", closefd=False)), encoding="utf-8")
         sys.stdout = own = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "wb", closefd=False)), encoding="utf-8")
+        names = {**self._names, "__name__": "__main__", "exit": _exit, "quit": _exit}
         try:
             with contextlib.suppress(SystemExit):
-                exec(self._code, {**self._names, "__name__": "__main__", "exit": _exit, "quit": _exit})
+                exec(self._code, names)
             _wait_for_threads()
             atexit._run_exitfuncs()
             for stream in (sys.stdout, own):  # it may have put its own in place
                 if not getattr(stream, "closed", False):
                     stream.flush()
+            names.clear()
+            _collect()  # of its own files on standard output
             return _content(printed).decode("utf-8", "replace")
         finally:
             atexit._clear()
+            names.clear()
+            with contextlib.suppress(ValueError):  # closed; else it would be flushed when collected, to the next file
+                own.flush()
             _close(printed)
 
 

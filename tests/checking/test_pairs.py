@@ -110,6 +110,19 @@ def test_what_a_failed_test_leaves_is_gone_for_the_next(judge: IsolatedJudge) ->
     assert one(judge, program, many).passed == (False,) * 300 + (True,)  # no open files are left, either
 
 
+def test_files_that_a_run_leaves_open_do_not_close_those_of_the_next(judge: IsolatedJudge) -> None:
+    """Cycles of a program's names are collected at any time; an open file among them would take its number along."""
+    program = (
+        "class Reader:\n    source = open(0)\n    def line(self): return Reader.source.readline()\n"
+        "out = open(1, 'w')\nmore = [[i] for i in range(3000)]\nmore.append(more)\n"
+        "out.write(str(sum(map(int, Reader().line().split()))))"
+    )
+    many = PairGroup("", ("1 2\n", "10 -4\n") * 40, ("3\n", "6\n") * 40)
+    assert one(judge, program, many) == GroupVerdict(Status.PASS, (True,) * 80, 80)
+    failing = "print('x' * 100)\n" + "a = [input()]\na.append(a)\nif '1 2' in a: 1 / 0\nprint('6')"
+    assert one(judge, failing, PairGroup("", ("1 2", "3"), ("", "x" * 100 + "\n6"))).passed == (False, True)
+
+
 def test_a_slow_test_is_one_failure(judge: IsolatedJudge) -> None:
     program = "a, b = map(int, input().split())\nwhile b == 4: pass\nprint(a + b)"
     verdict = one(judge, program)
