@@ -127,7 +127,7 @@ class Script:
         finally:
             atexit._clear()
             names.clear()
-            with contextlib.suppress(ValueError):  # closed; else it would be flushed when collected, to the next file
+            with contextlib.suppress(ValueError, OSError):  # else it would be flushed when collected, to the next file
                 own.flush()
             _close(printed)
 

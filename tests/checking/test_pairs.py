@@ -56,6 +56,10 @@ def one(judge: IsolatedJudge, program: str, group: PairGroup = SUMS) -> GroupVer
         "print(sum(map(int, input().split())))\nif True:\n    return\nprint(0)",
         "import sys\nprint(sum(map(int, input().split())), file=sys.stdout)\nsys.exit(0)",
         "import threading\nt = threading.Thread(target=lambda: print(sum(map(int, input().split()))))\nt.start()",
+        "import sys, threading\nsys.setrecursionlimit(10**6)\nthreading.stack_size(2**27)\n"
+        "def depth(n): return 0 if n == 0 else 1 + depth(n - 1)\n"
+        "def main(): print(sum(map(int, input().split())) + depth(20000) - 20000)\n"
+        "t = threading.Thread(target=main)\nt.start()\nt.join()",
         "import io, os, sys\nsys.stdout = io.StringIO()\nprint(sum(map(int, input().split())))\n"
         "import atexit\natexit.register(lambda out=sys.stdout: os.write(1, out.getvalue().encode()))",
         "import sys\nprint(sum(map(int, input().split())))\nprint('debug', file=sys.stderr)",
