@@ -224,6 +224,33 @@ def test_training_on_its_train_split_makes_a_policy_for_its_test_split(
         solve(tmp_path, "apps-train", strategy="promptrl", policy=str(path), budget=2)
 
 
+def test_the_commands_train_solve_and_judge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the examples that ship with the package, which are no APPS tasks, to be shown by operators."""
+    backbone = ScriptedBackbone(answer, name="scripted")
+    monkeypatch.setattr(parts_module, "load_backbone", lambda name, cache=None, **_: CachingBackbone(backbone, cache))
+    monkeypatch.setattr(session, "open_backbone", lambda options, cache: CachingBackbone(backbone, cache))
+    for module in (parts_module, episode_setup):
+        monkeypatch.setattr(module, "load_embedder", lambda name, cache: embed)
+    Path("small.toml").write_text(
+        "variants = 1\n[env]\nembedding_dim = 4\n[judge]\nworkers = 1\n"
+        "[ppo]\nn_envs = 4\nn_steps = 4\nbatch_size = 8\nn_epochs = 1\nreplays = 1\n"
+    )
+    train_ = ("train", "--suite", "apps-train", "--model", "scripted", "--config", "small.toml", "--steps", "32")
+    assert run(monkeypatch, *train_, "--budget", "2", "--out", "run") == 0
+    solve_ = ("solve", "--suite", "apps", "--model", "scripted", "--strategy", "promptrl", "--policy", "run/bundle")
+    assert run(monkeypatch, *solve_, "--budget", "2", "--out", "samples.jsonl") == 0
+    assert run(monkeypatch, "judge", "--suite", "apps", "--samples", "samples.jsonl", "--workers", "1") == 0
+    capsys.readouterr()
+    judged = json.loads(Path("samples_eval_results.json").read_text())["eval"]
+    assert set(judged) == {"APPS/test/0", "APPS/test/1"}
+    asked = [[m.content for m in r.prompt.messages if m.role == "user"] for r in backbone.requests]
+    code = [[text for text in turns if text.startswith("Please provide")] for turns in asked]
+    assert any(len(turns) > 1 for turns in code), "operators have shown examples"
+    assert all("QUESTION:" in text for turns in code for text in turns)
+
+
 def embed(texts: Sequence[str]) -> np.ndarray:
     return np.array([[len(t) % 7, len(t) % 5, t.count("e"), t.count("a"), 1.0] for t in texts], dtype=np.float32)
 
