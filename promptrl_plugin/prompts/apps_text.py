@@ -11,7 +11,7 @@ import re
 
 from promptrl_plugin.suites.apps_statement import example_lines, heading
 
-__all__ = ["as_question", "is_apps", "parameters", "statement_lines", "statement_span"]
+__all__ = ["as_question", "fixed_words", "is_apps", "statement_lines", "statement_span"]
 
 _FRAME = re.compile(
     r"\n?QUESTION:\n(?P<body>.*)\nUse (?P<form>Call-Based|Standard Input) format\nANSWER:\n?", re.DOTALL
@@ -54,13 +54,22 @@ def statement_lines(statement: str) -> set[int]:
     return found
 
 
-def parameters(prompt: str) -> set[str]:
-    """Identifiers in the definitions of the starter code."""
+def fixed_words(prompt: str) -> set[str]:
+    """Words of a prompt of APPS's form that must stay as they are, wherever they stand; of another form none.
+
+    Identifiers in the definitions of the starter code, words of the examples (``possible``, which is to be printed),
+    and what has a capital within a sentence (``Yes``, a name).
+    """
     frame = _frame(prompt)
-    lines = _starter(frame).splitlines() if frame is not None else []
-    return {
-        name for line in lines if line.lstrip().startswith(("def ", "class ")) for name in re.findall(r"\w{2,}", line)
-    }
+    if frame is None:
+        return set()
+    starter = _starter(frame)
+    statement = frame["body"].removesuffix(starter)
+    lines = statement.splitlines()
+    code = [line for line in starter.splitlines() if line.lstrip().startswith(("def ", "class "))]
+    shown = [lines[i] for i in example_lines(lines)]
+    found = {word for line in (*code, *shown) for word in re.findall(r"[^\W\d]\w+", line)}
+    return found | set(re.findall(r"(?<=[a-z0-9,;)$] )[A-Z][a-z]+", statement))
 
 
 def as_question(description: str) -> str:

@@ -18,7 +18,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from promptrl_plugin.prompts.apps_text import is_apps, parameters, statement_lines, statement_span
+from promptrl_plugin.prompts.apps_text import fixed_words, is_apps, statement_lines, statement_span
 from promptrl_plugin.prompts.source import parsed
 
 __all__ = [
@@ -219,8 +219,8 @@ def _merged(segments: Iterable[Segment]) -> Iterator[Segment]:
 
 @functools.lru_cache(maxsize=4096)
 def protected_names(prompt: str, entry_point: str) -> frozenset[str]:
-    """Entry point, its arguments and the names that the code of `prompt` defines or imports."""
-    names = {entry_point} - {""} | parameters(prompt)  # a script has no name
+    """Entry point, its arguments and the names that the code of `prompt` defines or imports; of APPS `fixed_words`."""
+    names = {entry_point} - {""} | fixed_words(prompt)  # a script has no name
     code = join(s for s in split(prompt) if not s.prose)
     tree = parsed(prompt)
     if tree is None:

@@ -52,7 +52,11 @@ def test_formulas_quotes_and_parameters_are_protected() -> None:
     names = protected_names(METHOD.prompt, METHOD.entry_point)
     assert {"largest", "nums", "limit"} <= names
     assert "nums" in protected_tokens(prose_of(METHOD.prompt)[0], names)
-    assert protected_names(SCRIPT.prompt, "").isdisjoint({"", "sum"})
+    names = protected_names(SCRIPT.prompt, "")
+    assert names >= {"largest", "sum"}, "words of the examples"
+    assert names.isdisjoint({"", "integers", "You", "Print"})
+    told = SCRIPT.prompt.replace("print any of them", "print Yes, else No, as Alice does")
+    assert protected_names(told, "") >= {"Yes", "No", "Alice"}
     first = protected_tokens(prose_of(SCRIPT.prompt)[0])
     assert "$n$" in first
     assert "$1 \\le n \\le 10^5$" in first
