@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["AssertGroup", "PairGroup", "content_hash", "read_json"]
+__all__ = ["AssertGroup", "PairGroup", "content_hash", "read_json", "write_json"]
 
 
 def content_hash(*parts: object) -> str:
@@ -25,10 +26,22 @@ def read_json(text: str) -> Any:
     Raises:
         ValueError: `text` is not JSON.
     """
+    with _any_length():
+        return json.loads(text)
+
+
+def write_json(value: Any) -> str:
+    """`json.dumps` for integers of any length, see `read_json`."""
+    with _any_length():
+        return json.dumps(value)
+
+
+@contextlib.contextmanager
+def _any_length() -> Iterator[None]:
     before = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)
     try:
-        return json.loads(text)
+        yield
     finally:
         sys.set_int_max_str_digits(before)
 

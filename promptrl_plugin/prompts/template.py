@@ -54,16 +54,17 @@ def render(task: Task, state: PromptState, instruction: str = INSTRUCTION_PREFIX
     body = text(task, state)
     apps = task.dialect == "apps"
     examples = [in_style(example, task.dialect) for example in state.examples]
+    prefix = opening = _SCRIPT_RESPONSE_PREFIX if apps else RESPONSE_PREFIX
     messages: list[Message] = []
     for example in examples:
         messages += [
             Message("user", _request(example.prompt, instruction)),
-            Message("assistant", _answer(example.program)),
+            Message("assistant", _answer(example.program, opening)),
         ]
     messages.append(Message("user", _request(body, instruction)))
-    prefix = _SCRIPT_RESPONSE_PREFIX if apps else RESPONSE_PREFIX
     if state.repair is not None:
-        messages += [Message("assistant", _answer(state.repair.program)), Message("user", _complaint(state.repair))]
+        failed = Message("assistant", _answer(state.repair.program, opening))
+        messages += [failed, Message("user", _complaint(state.repair))]
         prefix = _REPAIR_RESPONSE_PREFIX
     shown = "".join(plain_form(example) + "\n\n\n" for example in examples)
     return Prompt(
@@ -106,9 +107,9 @@ def _ended(body: str) -> str:
     return body if is_apps(body) else f"{body.strip()}\n"
 
 
-def _answer(program: str) -> str:
+def _answer(program: str, opening: str) -> str:
     """Assistant turn of ``make_raw_chat_prompt``."""
-    return f"{RESPONSE_PREFIX}\n```python\n{program.strip()}\n```\n"
+    return f"{opening}\n```python\n{program.strip()}\n```\n"
 
 
 def _complaint(repair: Repair) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from promptrl_plugin.errors import DataError
-from promptrl_plugin.groups import PairGroup
+from promptrl_plugin.groups import PairGroup, write_json
 from promptrl_plugin.records import Task
 from promptrl_plugin.suites.apps_data import AppsRow, load_apps
 from promptrl_plugin.suites.apps_statement import visible_pairs
@@ -47,7 +46,7 @@ def _hidden_pairs(row: AppsRow) -> PairGroup | None:
     if row.function:
         if not all(isinstance(given, list) for given in row.inputs):
             return None
-        return PairGroup(row.function, *(tuple(map(json.dumps, side)) for side in (row.inputs, row.outputs)))
+        return PairGroup(row.function, *(tuple(map(write_json, side)) for side in (row.inputs, row.outputs)))
     inputs, outputs = [_text(given) for given in row.inputs], [_text(wanted) for wanted in row.outputs]
     if None in inputs or None in outputs:
         return None

@@ -62,6 +62,13 @@ def test_lines_of_input_and_output_become_texts(write_rows: WriteRows) -> None:
     assert load_suite("apps").hidden()["APPS/3"].base == PairGroup("", ("1\n2",), ("3",))
 
 
+def test_integers_of_any_length(write_rows: WriteRows) -> None:
+    many = "9" * 5000
+    tests = f'{{"fn_name": "double", "inputs": [[{many}]], "outputs": [{many}]}}'
+    write_rows("PROMPTRL_APPS_PATH", [double_row(3, input_output=tests)])
+    assert load_suite("apps").hidden()["APPS/3"].base == PairGroup("double", (f"[{many}]",), (many,))
+
+
 def test_tasks_without_tests_are_left_out_and_counted(write_rows: WriteRows) -> None:
     blind = sum_row(4, question="Add.\n")
     odd = [sum_row(5, input_output=""), sum_row(6, input_output='{"inputs": [1], "outputs": [2]}')]
