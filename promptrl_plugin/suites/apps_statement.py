@@ -17,7 +17,7 @@ from promptrl_plugin.suites.visible import call_examples, parse
 
 __all__ = ["example_lines", "heading", "visible_pairs"]
 
-_RULE = re.compile(r"\s*-{3,}\s*(\S.*?)\s*-{3,}\s*")
+_RULE = re.compile(r"\s*-{3,10}\s*([^\s-].*?)\s*-{3,10}\s*")
 _PLAIN = re.compile(
     r"\s*[*_#]{0,3}\s*((?:sample|example)s?(?:\s+(?:input|output)s?)?(?:\s+\d+)?|notes?|hints?|explanations?\b.*)"
     r"\s*:?\s*[*_]{0,2}\s*",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from apps_rows import DOUBLE, DOUBLE_STARTER, SUM
 
-from promptrl_plugin.suites.apps_statement import example_lines, visible_pairs
+from promptrl_plugin.suites.apps_statement import example_lines, heading, visible_pairs
 
 ATCODER = """\
 Add the numbers.
@@ -88,6 +88,14 @@ def test_examples_under_one_heading() -> None:
 def test_forms_of_statements(statement: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
     group = visible_pairs(statement, "", "")
     assert (group.inputs, group.outputs) == (inputs, outputs)
+
+
+def test_headings() -> None:
+    assert heading("-----Sample Input 1-----") == "sample input 1"
+    assert heading("**Example 2:**") == "example 2"
+    assert heading("Explanation: it is so") == "explanation: it is so"
+    assert heading("The input is a number.") is None
+    assert heading("-" * 20_000 + "x") is None  # at once
 
 
 def test_examples_of_a_method_by_its_signature() -> None:
