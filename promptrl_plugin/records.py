@@ -7,9 +7,9 @@ What is *hidden* (base and plus inputs, reference solutions) is deliberately not
 from __future__ import annotations
 
 import enum
-import hashlib
-import json
 from dataclasses import dataclass, field
+
+from promptrl_plugin.groups import AssertGroup, PairGroup, content_hash
 
 __all__ = [
     "AssertGroup",
@@ -26,6 +26,7 @@ __all__ = [
     "GroupVerdict",
     "Message",
     "OptimizedPrompt",
+    "PairGroup",
     "Prompt",
     "Sample",
     "Status",
@@ -33,12 +34,6 @@ __all__ = [
     "Task",
     "content_hash",
 ]
-
-
-def content_hash(*parts: object) -> str:
-    """SHA-256 (hex) of the canonical JSON of `parts`; the identity of tasks, prompts and programs."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class Feedback(enum.StrEnum):
@@ -73,34 +68,16 @@ class FailureKind(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class AssertGroup:
-    """Tests given as Python assert statements (the visible tests; the original MBPP's hidden ones).
-
-    Attributes:
-        asserts: Each one complete statement, e.g. ``"assert f(2) == False"``.
-        setup: Code that the asserts need (imports, helper classes); runs before the program.
-    """
-
-    asserts: tuple[str, ...]
-    setup: str = ""
-
-    @property
-    def key(self) -> str:
-        """Content hash; the test side of a verdict's cache key."""
-        return content_hash("assert", self.setup, self.asserts)
-
-
-@dataclass(frozen=True, slots=True)
 class Task:
     """One programming problem, as a solver may see it: nothing in here is hidden.
 
     Attributes:
         id: The suite's own id, e.g. ``"Mbpp/2"``.
         suite: Name of the suite it was loaded from.
-        dialect: ``"mbpp"`` (docstring with asserts) or ``"humaneval"`` (signature and docstring);
-            decides EvalPlus's stop strings for plain completion.
-        prompt: EvalPlus's prompt, verbatim.
-        entry_point: Name of the function to be written.
+        dialect: ``"mbpp"`` (docstring with asserts), ``"humaneval"`` (signature and docstring) or ``"apps"``
+            (statement in plain text); decides the form of requests, stop strings and programs.
+        prompt: EvalPlus's or APPS's prompt, verbatim.
+        entry_point: Name of the function to be written; ``""`` for a script.
         visible: The tests that a reader of the prompt sees.
     """
 
@@ -109,7 +86,7 @@ class Task:
     dialect: str
     prompt: str
     entry_point: str
-    visible: AssertGroup
+    visible: AssertGroup | PairGroup
 
     @property
     def content_hash(self) -> str:

@@ -161,7 +161,7 @@ def load_train_tasks(suite: Suite, judge: Judge, limit: int = 0) -> tuple[list[T
         The tasks (the first `limit`, if that is positive) and the ids of those left out.
     """
     hidden = suite.hidden()
-    tasks = [TrainTask(t, hidden[t.id]) for t in suite.tasks() if t.visible.asserts]
+    tasks = [TrainTask(t, hidden[t.id]) for t in suite.tasks() if t.visible.count]
     if limit > 0:
         tasks = tasks[:limit]
     verdicts = judge.check([JudgeRequest(t.hidden.reference, (t.task.visible, *t.hidden.groups)) for t in tasks])

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from promptrl_plugin.checking.probes import ProbeGroup
-from promptrl_plugin.records import AssertGroup, GroupVerdict
+from promptrl_plugin.records import AssertGroup, GroupVerdict, PairGroup
 from promptrl_plugin.suites.hidden import CallGroup
 
 __all__ = ["GIVE_UP_AFTER", "Judge", "JudgeRequest", "ProbeRequest", "TestGroup"]
 
-TestGroup = AssertGroup | CallGroup
+TestGroup = AssertGroup | CallGroup | PairGroup
 
 #: `JudgeRequest.give_up_after` wherever soft scores are made: an endless loop costs three seconds and not a minute.
 GIVE_UP_AFTER = 3

@@ -20,15 +20,26 @@ from promptrl_plugin.checking.programs import AssertPlan, LeafError
 from promptrl_plugin.checking.runner import HEADER, Frame
 from promptrl_plugin.records import FailureKind, GroupVerdict, Status
 
-__all__ = ["AssertTests", "CallTests", "GroupGrader", "Outcome", "Tests"]
+__all__ = [
+    "COMPARE_SECONDS",
+    "INLINE_BYTES",
+    "Apart",
+    "AssertTests",
+    "CallTests",
+    "Claim",
+    "GroupGrader",
+    "Outcome",
+    "Tests",
+    "no_value",
+]
 
 #: A result may come so much later than its call's limit, on a loaded machine.
 _LATE_SECONDS = 0.5
 _BYTES_PER_SECOND = 20e6
-_COMPARE_SECONDS = 10.0
+COMPARE_SECONDS = 10.0
 #: Larger answers that are not the expected one are looked at in a process of their own: Python's own code may
 #: take hours for them (a set of colliding hashes, say), and no signal stops it there.
-_INLINE_BYTES = 1 << 16
+INLINE_BYTES = 1 << 16
 _APART_SECONDS = 20.0  # for a group
 _NAME_ERRORS = ("NameError", "UnboundLocalError")
 _SYNTAX_ERRORS = ("SyntaxError", "IndentationError", "TabError")
@@ -217,7 +228,7 @@ def _broken(payload: bytes) -> Outcome:
     return False, failure, clip(f"{name}: {message}")
 
 
-def _failure(kind: bytes, payload: bytes, what: str) -> Outcome:
+def no_value(kind: bytes, payload: bytes, what: str) -> Outcome:
     """Outcome of a frame that is no value."""
     if kind == Frame.TIMEOUT:
         return False, FailureKind.TIMEOUT, clip(f"{what} took too long")
@@ -250,7 +261,7 @@ class CallTests:
         self.uncounted = self._comparison.uncounted
         self._inputs: Any = None
         self._told = False
-        self._apart = _Apart()
+        self._apart = Apart()
 
     def frames(self, index: int) -> int:
         return 1
@@ -266,11 +277,11 @@ class CallTests:
         kind, payload, late = claims[0]
         wanted = self._expected.outputs[index]
         if kind != Frame.VALUE or late:
-            return _failure(Frame.TIMEOUT if late else kind, payload, self._call(index))
+            return no_value(Frame.TIMEOUT if late else kind, payload, self._call(index))
         if not self._comparison.special and wanted.same(payload):
             self._comparison.note_expected(wanted.floats)
             return True, None, ""
-        if len(payload) <= _INLINE_BYTES or wanted.data is None:
+        if len(payload) <= INLINE_BYTES or wanted.data is None:
             return self._compare(index, wanted, payload)
         outcome = self._apart.run(lambda: self._compare(index, wanted, payload))
         self._comparison.note_expected(wanted.floats)
@@ -279,7 +290,7 @@ class CallTests:
 
     def _compare(self, index: int, wanted: Output, payload: bytes) -> Outcome:
         try:
-            with bounded(_COMPARE_SECONDS):
+            with bounded(COMPARE_SECONDS):
                 out = decode(payload)
         except Exception as e:
             return False, FailureKind.WRONG_VALUE, clip(f"{self._call(index)} returned an unreadable value ({e})")
@@ -318,7 +329,7 @@ class AssertTests:
     def __init__(self, plans: list[AssertPlan], limits: list[float]) -> None:
         self.limits = limits
         self._plans = plans
-        self._apart = _Apart()
+        self._apart = Apart()
 
     def frames(self, index: int) -> int:
         leaves = self._plans[index].leaves
@@ -333,8 +344,8 @@ class AssertTests:
             kind, payload, late = claims[0]
             if kind == Frame.HELD and not late:
                 return True, None, ""
-            return _failure(Frame.TIMEOUT if late else kind, payload, plan.source)
-        if sum(len(payload) for _, payload, _ in claims) > _INLINE_BYTES:
+            return no_value(Frame.TIMEOUT if late else kind, payload, plan.source)
+        if sum(len(payload) for _, payload, _ in claims) > INLINE_BYTES:
             return self._apart.run(lambda: self._compare(plan, plan.leaves or (), claims))
         return self._compare(plan, plan.leaves, claims)
 
@@ -345,14 +356,14 @@ class AssertTests:
             if kind == Frame.VALUE and not late:
                 values.append(_decoded(payload))
                 continue
-            problem = problem or _failure(Frame.TIMEOUT if late else kind, payload, leaf)
+            problem = problem or no_value(Frame.TIMEOUT if late else kind, payload, leaf)
             values.append(LeafError(leaf))
         return self._judge(plan, values, problem)
 
     def _judge(self, plan: AssertPlan, values: list[Any], problem: Outcome | None) -> Outcome:
         error = ""
         try:
-            with bounded(_COMPARE_SECONDS):
+            with bounded(COMPARE_SECONDS):
                 if plan.holds(values):
                     return True, None, ""
         except LeafError:
@@ -369,7 +380,7 @@ class AssertTests:
         return False, FailureKind.WRONG_VALUE, clip(text)
 
 
-class _Apart:
+class Apart:
     """Comparisons in processes of their own, with a limit on the time that they take together."""
 
     def __init__(self) -> None:
@@ -387,7 +398,7 @@ class _Apart:
 
 def _decoded(payload: bytes) -> Any:
     try:
-        with bounded(_COMPARE_SECONDS):
+        with bounded(COMPARE_SECONDS):
             return decode(payload)
     except Exception:
         return LeafError("unreadable value")

@@ -24,7 +24,7 @@ from promptrl_plugin import config as _config
 from promptrl_plugin.checking.base import JudgeRequest, ProbeRequest, TestGroup
 from promptrl_plugin.checking.probes import ProbeGroup
 from promptrl_plugin.config import JudgeConfig
-from promptrl_plugin.records import AssertGroup, FailureKind, GroupVerdict, Status
+from promptrl_plugin.records import AssertGroup, FailureKind, GroupVerdict, PairGroup, Status
 
 __all__ = ["CheckQuestion", "ProbeQuestion", "Question", "Round", "WorkerProcess"]
 
@@ -43,7 +43,7 @@ _CODE = (
     "[sys.modules.pop(m) for m in [*sys.modules] if m.startswith('promptrl_plugin')]; "
     "from promptrl_plugin.checking.launch import main; main({})"
 )
-_DATA_VARIABLES = ("MBPP_OVERRIDE_PATH", "HUMANEVAL_OVERRIDE_PATH", "PROMPTRL_MBPP_PATH")
+_DATA_VARIABLES = ("MBPP_OVERRIDE_PATH", "HUMANEVAL_OVERRIDE_PATH", "PROMPTRL_MBPP_PATH", "PROMPTRL_APPS_PATH")
 
 
 class WorkerProcess:
@@ -153,8 +153,10 @@ def _hidden() -> tuple[str, ...]:
     for folder in (_config.cache_dir(), evalplus):
         with suppress(OSError):  # what does not exist yet could not be hidden
             folder.mkdir(parents=True, exist_ok=True)
+    hub = Path(os.environ.get("HF_HOME") or evalplus.with_name("huggingface"))  # the original MBPP, APPS
     overrides = (os.environ.get(name, "") for name in _DATA_VARIABLES)
-    return (str(_config.cache_dir()), str(evalplus), str(starter), *(str(Path(p).resolve()) for p in overrides if p))
+    given = (str(Path(p).resolve()) for p in overrides if p)
+    return (str(_config.cache_dir()), str(evalplus), str(starter), str(hub), *given)
 
 
 class Question(Protocol[A_co]):
@@ -317,15 +319,14 @@ class Round(Generic[A]):
 def _spec(key: str, group: TestGroup | ProbeGroup) -> Any:
     from promptrl_plugin.checking.expected import CallSpec
 
-    if isinstance(group, AssertGroup | ProbeGroup):
+    if isinstance(group, AssertGroup | PairGroup | ProbeGroup):
         return group
     inputs = pickle.dumps(list(group.inputs))
     return CallSpec(key, group.dataset, group.entry_point, group.reference, inputs, len(group.inputs), group.atol)
 
 
 def _error(group: TestGroup, why: str) -> GroupVerdict:
-    total = len(group.asserts) if isinstance(group, AssertGroup) else len(group.inputs)
-    return GroupVerdict(Status.ERROR, (), total, None, why)
+    return GroupVerdict(Status.ERROR, (), group.count, None, why)
 
 
 def _verdict(data: list[Any] | None) -> GroupVerdict | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from promptrl_plugin.errors import JudgeError
-from promptrl_plugin.records import AssertGroup, GroupVerdict, Status
+from promptrl_plugin.records import AssertGroup, GroupVerdict, PairGroup, Status
 from promptrl_plugin.storage.runs import write_atomic
 from promptrl_plugin.suites.hidden import CallGroup, HiddenTests
 
@@ -129,7 +129,7 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
     write_atomic(path, json.dumps(results))
 
 
-def _fail_tests(verdict: GroupVerdict, group: CallGroup | AssertGroup, test_details: bool) -> list[Any]:
+def _fail_tests(verdict: GroupVerdict, group: CallGroup | AssertGroup | PairGroup, test_details: bool) -> list[Any]:
     if verdict.status is Status.PASS or not verdict.passed:
         return []
     tests = list(group.asserts if isinstance(group, AssertGroup) else group.inputs)

@@ -20,6 +20,7 @@ from types import CodeType
 from typing import Any
 
 from promptrl_plugin.checking.codec import CodecError, encode, encode_items
+from promptrl_plugin.checking.scripts import Script, compile_script, find_function
 from promptrl_plugin.checking.traces import leaves_no_trace
 
 __all__ = ["HEADER", "Frame", "Job", "Part", "TimeoutException", "run_job"]
@@ -53,7 +54,7 @@ class Part:
     """One group of tests, without anything that says what is right.
 
     Attributes:
-        entry_point: Function to call; "" for assert scripts.
+        entry_point: Function to call; "" for assert scripts, and for a program that is a script itself (`pairs`).
         calls: Argument lists (pickled by the judge), or for assert scripts, units: a tuple of
             expressions to evaluate, or a statement to execute.
         limits: Seconds each call may take.
@@ -62,6 +63,7 @@ class Part:
         output_limit: Bytes that all values may take.
         setup: Code of an assert script's own.
         iterate: Send what an iterator yields (set oracle).
+        pairs: The program has one of APPS's forms, see `scripts`.
     """
 
     entry_point: str
@@ -72,6 +74,7 @@ class Part:
     output_limit: int
     setup: str = ""
     iterate: bool = False
+    pairs: bool = False
 
 
 @dataclass(slots=True)
@@ -193,10 +196,10 @@ def _run_part(job: Job, part: Part, code: CodeType | None, inputs: Any, report: 
     loaded = _load(job, part, code, report)
     if loaded is None:
         return None
-    namespace, code = loaded
+    namespace, code, function = loaded
     report.send(Frame.IMPORTED)
-    if part.entry_point:
-        orderly = _call_all(job, part, namespace[part.entry_point], inputs, report)
+    if function is not None:
+        orderly = _call_all(job, part, function, inputs, report)
     else:
         orderly = _assert_all(job, part, namespace, inputs, report)
     report.send(Frame.DONE)
@@ -213,41 +216,52 @@ def _silence() -> None:
 
 def _load(
     job: Job, part: Part, code: CodeType | None, report: _Reporter
-) -> tuple[dict[str, Any], CodeType | None] | None:
+) -> tuple[dict[str, Any], CodeType | None, Any] | None:
     """Run setup and program at module level; None when that failed.
 
     Returns:
-        The namespace, and the compiled program if it leaves no trace and is wanted again.
+        The namespace, the compiled program if it leaves no trace and is wanted again, and the function to be called
+        (None for assert scripts).
     """
     namespace: dict[str, Any] = {}
+    given: set[str] = {"__builtins__"}
+    function = None
     late_setup, setup = False, None
     first = code is None
     try:
         _silence()
         if part.setup:
             setup = _compiled(part.setup)
+        script = part.pairs and not part.entry_point
         if code is None:
-            code = _compiled(job.program)
+            code = compile_script(job.program) if script else _compiled(job.program)
         if setup is not None:
             try:
                 exec(setup, namespace)
             except NameError:  # it builds objects of the program's classes
                 late_setup = True
-        exec(code, namespace)
+            given.update(namespace)
+        if script:
+            if not job.program.strip():
+                raise KeyError
+            function = Script(code, namespace)
+        else:
+            exec(code, namespace)
         if late_setup and setup is not None:
             exec(setup, namespace)
         if part.entry_point:
-            namespace[part.entry_point]
+            name = part.entry_point
+            function = find_function(job.program, namespace, name) if part.pairs else namespace[name]
     except BaseException as e:
         kind, message = type(e).__name__[:80], ""
         with contextlib.suppress(BaseException):
             message = str(str(e))[:300]
-        empty = not any(k for k in namespace if k != "__builtins__")
+        empty = given.issuperset(namespace)
         report.send(Frame.BROKEN, encode((kind, message, empty), 8192))
         return None
     if part is job.parts[-1] or (setup is not None and not leaves_no_trace(setup)):
-        return namespace, None
-    return namespace, code if not first or leaves_no_trace(code) else None
+        return namespace, None, function
+    return namespace, code if not first or leaves_no_trace(code) else None, function
 
 
 def _compiled(source: str) -> CodeType:

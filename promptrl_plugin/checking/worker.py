@@ -3,8 +3,8 @@
 Started by `judge.IsolatedJudge` as a fresh interpreter without torch (see `launch`). It itself runs no foreign
 code, but has a zygote do so, which was split off before it knew any expected output.
 
-From the judge, pickled: ``("group", key, CallSpec | AssertGroup | ProbeGroup)`` once a group, then
-``("check", number, program, keys, fail_fast, stop_early, give_up_after)``, answered by the JSON
+From the judge, pickled: ``("group", key, CallSpec | AssertGroup | PairGroup | ProbeGroup)`` once a group,
+then ``("check", number, program, keys, fail_fast, stop_early, give_up_after)``, answered by the JSON
 ``[number, [[status, passed, total, failure, detail] or null, …]]``, or ``("execute", number, program, key)``, answered
 by ``[number, [outcome, …]]``. First of all it sends ``["ready", layers]``.
 """
@@ -26,15 +26,16 @@ from promptrl_plugin.checking.grading import AssertTests, CallTests, GroupGrader
 from promptrl_plugin.checking.launch import WorkerSettings
 from promptrl_plugin.checking.original import original_verdict
 from promptrl_plugin.checking.outcomes import ProbeTests
+from promptrl_plugin.checking.pairs import PAIR_SECONDS, PairPlan, PairTests
 from promptrl_plugin.checking.probes import ProbeGroup, probe_inputs
 from promptrl_plugin.checking.programs import plan_assert
 from promptrl_plugin.checking.runner import Job, Part
 from promptrl_plugin.checking.zygote_client import ZygoteClient
-from promptrl_plugin.records import AssertGroup, FailureKind, GroupVerdict, Status
+from promptrl_plugin.records import AssertGroup, FailureKind, GroupVerdict, PairGroup, Status
 
 __all__ = ["Worker"]
 
-TestSpec = CallSpec | AssertGroup
+TestSpec = CallSpec | AssertGroup | PairGroup
 #: Makes a group's part of a job and what decides it, given a factor for the time limits and fail-fast.
 Plan = Callable[[float, bool], tuple[Part, Tests]]
 
@@ -42,6 +43,7 @@ _EVALPLUS_MAX_SECONDS = 60  # of a whole group (EVALPLUS_TIMEOUT_PER_TASK's defa
 _PROBES_SECONDS = 10.0  # of all generated inputs together; what comes later counts as timed out
 _PROBE_BYTES, _PROBES_BYTES = 1 << 20, 1 << 23  # of one output, of all
 _BUSY, _ASLEEP = 1.25, 5.0  # seconds of life for each of CPU: from where on a processor is shared, and up to where
+_PLANS = 64  # of pairs that are kept: some of APPS have megabytes
 _MARGIN, _SET_MARGIN = 1 << 16, 1 << 22  # bytes of output always allowed; under the set oracle, with repetitions
 
 
@@ -58,6 +60,7 @@ class Worker:
         self._zygote = ZygoteClient(zygote)
         self._expected = ExpectedStore(Path(settings.expected_folder) if settings.expected_folder else None)
         self._groups: dict[str, TestSpec | ProbeGroup] = {}
+        self._pairs: dict[str, PairPlan] = {}
         self._probes: dict[str, list[Any]] = {}
         self._parts: dict[tuple[str, bool], Part] = {}  # by group and fail-fast, with plain limits
 
@@ -108,7 +111,7 @@ class Worker:
                     if plans:
                         break
                     return [self._original(program, group, fail_fast)]
-                plans.append(self._plan(group))
+                plans.append(self._plan(group, program))
             verdicts = self._run(program, plans, 1.0, fail_fast, stop_early, give_up_after)
         except BrokenReferenceError as e:
             if len(groups) > 1:  # of which group?
@@ -152,8 +155,10 @@ class Worker:
         s = self._settings
         return original_verdict(spec, program, fail_fast, s.min_time_limit, s.gt_time_limit_factor, s.memory_bytes)
 
-    def _plan(self, group: TestSpec | ProbeGroup) -> Plan:
+    def _plan(self, group: TestSpec | ProbeGroup, program: str) -> Plan:
         assert not isinstance(group, ProbeGroup)
+        if isinstance(group, PairGroup):
+            return self._plan_pairs(group, program)
         return self._plan_calls(group) if isinstance(group, CallSpec) else self._plan_asserts(group)
 
     def _plan_calls(self, spec: CallSpec) -> Plan:
@@ -202,6 +207,19 @@ class Worker:
                 setup=group.setup,
             )
             return part, AssertTests(plans, limits)
+
+        return plan
+
+    def _plan_pairs(self, group: PairGroup, program: str) -> Plan:
+        pairs = self._pairs.get(group.key)
+        if pairs is None:
+            if len(self._pairs) == _PLANS:
+                del self._pairs[next(iter(self._pairs))]
+            pairs = self._pairs[group.key] = PairPlan(group)
+
+        def plan(stretch: float, fail_fast: bool) -> tuple[Part, Tests]:
+            limits = [stretch * PAIR_SECONDS] * group.count
+            return pairs.part(program, limits, _total_limit(limits, fail_fast, stretch)), PairTests(pairs, limits)
 
         return plan
 

@@ -95,7 +95,7 @@ def serve(fd: int, settings: ZygoteSettings, layers: isolation.Layers) -> None:
     while (data := _receive(fd)) is not None:
         if data not in (STOP, NEXT):  # else it came too late
             job: Job = pickle.loads(data)
-            others = imports_others(job.program)
+            others = any(imports_others(s) for s in (job.program, *(part.setup for part in job.parts)))
             if others:
                 guard.import_numpy()
             _run(fd, job, layers, others or any(name in job.program for name in _DRAW))

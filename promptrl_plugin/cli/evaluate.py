@@ -140,10 +140,13 @@ def judge(
 def suites() -> None:
     """List the suites, their size and whether their data is at hand."""
     from promptrl_plugin.errors import DataError
-    from promptrl_plugin.suites.registry import load_suite, suite_names
+    from promptrl_plugin.suites.registry import load_suite, not_at_hand, suite_names
 
     table = Table("suite", "tasks", "version", "note")
     for name in suite_names():
+        if why := not_at_hand(name):
+            table.add_row(name, "–", "–", why)
+            continue
         try:
             suite = load_suite(name)
         except DataError as error:
@@ -163,10 +166,10 @@ def scores_table(rows: dict[str, Scores], *, soft: bool = True) -> Table:
 
 
 def _note(suite: Any) -> str:
-    """What `mbpp-train` left out; nothing for other suites."""
+    """What `mbpp-train` or APPS left out; nothing for other suites."""
     report = getattr(suite, "report", None)
     if report is None:
-        return ""
+        return str(getattr(suite, "note", ""))
     r = report()
     return (
         f"of {r.found} MBPP tasks: {r.excluded_by_id} evaluated, {len(r.near_duplicates)} near-duplicates of those, "

@@ -28,7 +28,7 @@ def train(
         str | None, typer.Option(help="Backbone: alias, hub id, folder, .gguf file, or a server's model name.")
     ] = None,
     suite: Annotated[
-        str | None, typer.Option(help="Train tasks: mbpp-train or starter-train (default: mbpp-train).")
+        str | None, typer.Option(help="Train tasks: mbpp-train, apps-train or starter-train (default: mbpp-train).")
     ] = None,
     backend: Annotated[str | None, typer.Option(help="hf, openai, vllm, ollama, anthropic, google or bedrock.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16 or int8.")] = None,

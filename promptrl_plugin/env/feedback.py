@@ -7,14 +7,14 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from promptrl_plugin.checking.base import GIVE_UP_AFTER, Judge, JudgeRequest, ProbeRequest
+from promptrl_plugin.checking.base import GIVE_UP_AFTER, Judge, JudgeRequest, ProbeRequest, TestGroup
 from promptrl_plugin.checking.outcomes import VIEWS
 from promptrl_plugin.checking.probes import ProbeGroup
 from promptrl_plugin.errors import JudgeError
 from promptrl_plugin.prompts.contract import UNKNOWN, visible_calls
 from promptrl_plugin.prompts.source import parsed
-from promptrl_plugin.records import AssertGroup, FailureKind, Feedback, GroupVerdict, Status, Task
-from promptrl_plugin.suites.hidden import CallGroup, HiddenTests
+from promptrl_plugin.records import FailureKind, Feedback, GroupVerdict, Status, Task
+from promptrl_plugin.suites.hidden import HiddenTests
 
 __all__ = [
     "Checker",
@@ -96,7 +96,7 @@ class VisibleFeedback(JudgeExecutor):
     """
 
     def __call__(self, programs: Sequence[tuple[Task, str]]) -> list[GroupVerdict | None]:
-        shown = [i for i, (task, _) in enumerate(programs) if task.visible.asserts]
+        shown = [i for i, (task, _) in enumerate(programs) if task.visible.count]
         verdicts = self._judge.check([JudgeRequest(programs[i][1], (programs[i][0].visible,)) for i in shown])
         out: list[GroupVerdict | None] = [None] * len(programs)
         for i, (verdict,) in zip(shown, verdicts, strict=True):
@@ -121,7 +121,12 @@ class OracleFeedback(JudgeExecutor):
 
 @functools.lru_cache(maxsize=4096)
 def probe_group(task: Task) -> ProbeGroup | None:
-    """What inputs are generated from: the task's visible calls, as far as they can be read; None without any."""
+    """What inputs are generated from: the task's visible calls, as far as they can be read; None without any.
+
+    None for APPS, too: its scripts are not called, and its functions may be methods.
+    """
+    if task.dialect == "apps":
+        return None
     calls = [c for c in visible_calls(task) if c.arguments and not any(a is UNKNOWN for a in c.arguments)]
     if not calls:
         return None
@@ -172,9 +177,8 @@ def _hung(verdicts: Sequence[GroupVerdict]) -> bool:
     return any(v.status is Status.TIMEOUT or v.failure is FailureKind.TIMEOUT for v in verdicts)
 
 
-def _not_run(group: AssertGroup | CallGroup) -> GroupVerdict:
-    total = len(group.asserts if isinstance(group, AssertGroup) else group.inputs)
-    return GroupVerdict(Status.TIMEOUT, (), total, FailureKind.TIMEOUT, "not run after a timeout")
+def _not_run(group: TestGroup) -> GroupVerdict:
+    return GroupVerdict(Status.TIMEOUT, (), group.count, FailureKind.TIMEOUT, "not run after a timeout")
 
 
 def make_checker(feedback: Feedback, judge: Judge, hidden: Mapping[str, HiddenTests] | None = None) -> Checker:

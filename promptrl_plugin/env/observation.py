@@ -124,7 +124,7 @@ def _task_features(task: Task) -> list[float]:
     result = call[1] if call is not None else None
     return [
         math.log1p(len(task.prompt)) / 8,
-        min(len(task.visible.asserts), 5) / 5,
+        min(task.visible.count, 5) / 5,
         len(args) / 4,
         float(any(isinstance(a, ast.List | ast.Tuple) for a in args)),
         float(any(isinstance(a, ast.Constant) and isinstance(a.value, str) for a in args)),

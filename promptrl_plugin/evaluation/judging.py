@@ -26,7 +26,8 @@ class Submission:
 
 
 def read_samples(path: Path, suite: Suite, *, partial: bool = False) -> list[Submission]:
-    """Read EvalPlus samples: ``{"task_id", "solution"}``, or ``"completion"`` to be put behind the prompt.
+    """Read EvalPlus samples: ``{"task_id", "solution"}``, or ``"completion"`` to be put behind the prompt (of
+    APPS a program in itself).
 
     Args:
         path: The samples file.
@@ -107,5 +108,6 @@ def _submission(
     if isinstance(solution, str):
         return Submission(task_id, solution)
     if isinstance(completion, str):
-        return Submission(task_id, tasks[task_id].prompt + completion)
+        before = "" if tasks[task_id].dialect == "apps" else tasks[task_id].prompt  # APPS's prompt is no program
+        return Submission(task_id, before + completion)
     raise SamplesError(f"{path}, sample {number} ({task_id}) has neither solution nor completion; delete the line")

@@ -29,7 +29,9 @@ from promptrl_plugin.harnesses.options import STRATEGY_FLAGS
 __all__ = ["TASK_NAMES", "extend_evaluator", "extend_main", "extend_tasks", "options_given", "tasks_folder"]
 
 TASK_NAMES = frozenset(
-    f"{suite}_plus_{strategy.replace('-', '_')}" for suite in ("mbpp", "humaneval") for strategy in ("direct", *LEARNED)
+    f"{suite}_{strategy.replace('-', '_')}"
+    for suite in ("mbpp_plus", "humaneval_plus", "apps")
+    for strategy in ("direct", *LEARNED)
 )
 
 #: Names of lm-eval's own Transformers model, for which the bare command line has a default.

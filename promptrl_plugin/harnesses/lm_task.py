@@ -36,13 +36,16 @@ def dataset(promptrl_suite: str, **_: Any) -> dict[str, datasets.Dataset]:
     return {"test": datasets.Dataset.from_list(rows)}
 
 
-def scores(verdicts: Sequence[GroupVerdict]) -> dict[str, float]:
+def scores(verdicts: Sequence[GroupVerdict], dialect: str = "") -> dict[str, float]:
     """Strict and soft scores of one submission.
 
     Args:
         verdicts: On the base and the plus tests. As in EvalPlus, the *plus* scores count both.
+        dialect: The task's; APPS's scores have APPS's names.
     """
     base = verdicts[0]
+    if dialect == "apps":
+        return {"strict_accuracy": float(base.status is Status.PASS), "test_case_average": base.fraction}
     passed = sum(sum(v.passed) for v in verdicts)
     return {
         "pass_at_1_base": float(base.status is Status.PASS),
@@ -157,8 +160,9 @@ class StrategyTask(ConfigurableTask):  # type: ignore[misc]  # untyped
             stack.callback(judge.close)
             hidden = self._suite.hidden()
             submitted = [(t, hidden[t.id], s.solution) for t, s in zip(tasks, samples, strict=True)]
-            for sample, verdicts in zip(samples, judge_hidden(judge, submitted), strict=True):
-                self._graded[sample.task_id] = scores(verdicts) | {"generations": float(sample.generations)}
+            for task, sample, verdicts in zip(tasks, samples, judge_hidden(judge, submitted), strict=True):
+                figures = scores(verdicts, task.dialect)
+                self._graded[sample.task_id] = figures | {"generations": float(sample.generations)}
         return samples
 
     def _prompt(self, doc: Mapping[str, Any]) -> Prompt:

@@ -171,7 +171,7 @@ def check_visible(feedback: Feedback, suite: Suite) -> None:
     Raises:
         DataError: It has not, in the whole suite.
     """
-    if feedback is Feedback.VISIBLE and not any(t.visible.asserts for t in suite.tasks()):
+    if feedback is Feedback.VISIBLE and not any(t.visible.count for t in suite.tasks()):
         raise DataError(
             f"no task of suite {suite.name} shows a test in its prompt, so there is no feedback to see; "
             "use --feedback none, or data whose prompts show a test"

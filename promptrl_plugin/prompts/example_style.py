@@ -1,6 +1,7 @@
 """Show a solved task in the style of the task at hand.
 
-MBPP tasks are a docstring with asserts; HumanEval tasks are a signature with a docstring and doctests.
+MBPP tasks are a docstring with asserts; HumanEval tasks are a signature with a docstring and doctests; APPS tasks are
+a statement in a frame of words.
 A model copies the style of what it is shown, so the examples take on that of the task.
 """
 
@@ -11,6 +12,7 @@ import functools
 import re
 import textwrap
 
+from promptrl_plugin.prompts.apps_text import as_question, is_apps
 from promptrl_plugin.prompts.source import parsed
 from promptrl_plugin.prompts.state import Example
 
@@ -20,6 +22,10 @@ __all__ = ["in_style", "plain_form"]
 @functools.lru_cache(maxsize=4096)
 def in_style(example: Example, dialect: str) -> Example:
     """`example` in the style of `dialect`; as it is where it cannot be converted or already fits."""
+    if dialect == "apps" and not is_apps(example.prompt):
+        body = example.prompt.strip()
+        body = body.strip("\"'") if _is_docstring_only(body) else body
+        return Example(example.task_id, as_question(body), example.program)
     if dialect != "humaneval" or not _is_docstring_only(example.prompt):
         return example
     return _as_humaneval(example) or example
@@ -27,6 +33,8 @@ def in_style(example: Example, dialect: str) -> Example:
 
 def plain_form(example: Example) -> str:
     """Prompt and program as one piece of source, for a model that completes text."""
+    if is_apps(example.prompt):
+        return f"{example.prompt}{example.program.strip()}"
     if _is_docstring_only(example.prompt):
         return f"{example.prompt.strip()}\n{example.program.strip()}"
     return example.program.strip()  # a signature-style program repeats signature and docstring

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from promptrl_plugin.prompts.apps_text import is_apps
 from promptrl_plugin.prompts.source import parsed
 from promptrl_plugin.prompts.state import Example
 from promptrl_plugin.prompts.task_text import prose_of
@@ -159,13 +160,19 @@ class ExampleLibrary:
 
 
 def _example(train_task: TrainTask) -> Example | None:
-    """The example of a train task; None where its reference does not parse or lacks the entry point."""
+    """The example of a train task; None where its reference does not parse or lacks the entry point.
+
+    APPS's references may be scripts or methods, and have no entry point at their top level.
+    """
     task = train_task.task
     program = train_task.hidden.reference.replace("\r\n", "\n").expandtabs(4).strip()
     if task.prompt.lstrip().startswith(('"""', "'''")):
         program = _without_docstring(program)
     tree = parsed(program)
-    if tree is None or not any(isinstance(n, ast.FunctionDef) and n.name == task.entry_point for n in tree.body):
+    if tree is None or not tree.body:
+        return None
+    defined = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
+    if task.dialect != "apps" and task.entry_point not in defined:
         return None
     if not prose_of(task.prompt):
         return None
@@ -187,7 +194,7 @@ def _fingerprint(example: Example) -> Fingerprint:
     tree = parsed(example.program)
     functions = [n for n in (tree.body if tree else ()) if isinstance(n, ast.FunctionDef)]
     entry_point = functions[-1].name if functions else ""
-    dialect = "humaneval" if humaneval else "mbpp"
+    dialect = "apps" if is_apps(example.prompt) else "humaneval" if humaneval else "mbpp"
     visible = visible_tests(example.prompt, entry_point, dialect)
     task = Task(example.task_id, "", dialect, example.prompt, entry_point, visible)
     return fingerprint(task, reference=example.program)

@@ -15,9 +15,10 @@ from __future__ import annotations
 import ast
 import functools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from promptrl_plugin.prompts.apps_text import fixed_words, is_apps, statement_lines, statement_span
 from promptrl_plugin.prompts.source import parsed
 
 __all__ = [
@@ -55,7 +56,8 @@ def split(prompt: str) -> tuple[Segment, ...]:
     """Cut `prompt` so that joining the segments' texts gives it back exactly.
 
     The last triple-quoted string is the description (MBPP: the whole prompt; HumanEval: the docstring
-    of the function to be written); a prompt without one (a statement in plain text) is all description.
+    of the function to be written); a prompt without one (a statement in plain text) is all description. Of a
+    prompt in APPS's form it is the statement.
     """
     return _split(prompt)
 
@@ -63,7 +65,9 @@ def split(prompt: str) -> tuple[Segment, ...]:
 @functools.lru_cache(maxsize=4096)
 def _split(prompt: str) -> tuple[Segment, ...]:
     start, end = _description_span(prompt)
-    pieces = [Segment(prompt[:start], False), *_paragraphs(prompt[start:end]), Segment(prompt[end:], False)]
+    body = prompt[start:end]
+    untouched = statement_lines(body) if is_apps(prompt) else frozenset[int]()
+    pieces = [Segment(prompt[:start], False), *_paragraphs(body, untouched), Segment(prompt[end:], False)]
     return tuple(_merged(pieces))
 
 
@@ -114,6 +118,9 @@ def fill(original: str, text: str) -> str:
 def _with_notes(prompt: str, notes: Sequence[str]) -> str:
     """`prompt` with lines added to its description, before the first test or at the end."""
     start, end = _description_span(prompt)
+    if is_apps(prompt):  # behind the statement, which goes on after its examples
+        end = start + len(prompt[start:end].rstrip())
+        return "\n".join([prompt[:end], "", *notes]) + prompt[end:]
     lines = prompt[start:end].split("\n")
     first_test = next((i for i, line in enumerate(lines) if _begins_tests(line)), len(lines))
     at = first_test
@@ -137,21 +144,26 @@ def _begins_tests(line: str) -> bool:
 
 
 def _description_span(prompt: str) -> tuple[int, int]:
-    """Where the description is: inside the last triple-quoted string, or everywhere."""
+    """Where the description is: inside the last triple-quoted string, or everywhere; see `split`."""
+    if is_apps(prompt):
+        return statement_span(prompt)
     docstrings = list(_DOCSTRING.finditer(prompt))
     return docstrings[-1].span(2) if docstrings else (0, len(prompt))
 
 
-def _paragraphs(body: str) -> Iterator[Segment]:
-    """Segments of a description: lines of prose that follow each other are one paragraph."""
+def _paragraphs(body: str, untouched: Collection[int]) -> Iterator[Segment]:
+    """Segments of a description: lines of prose that follow each other are one paragraph.
+
+    Lines at the positions `untouched` are no prose, whatever they look like.
+    """
     paragraph: list[str] = []
     tests_began = False
-    for line in body.splitlines(keepends=True):
+    for at, line in enumerate(body.splitlines(keepends=True)):
         if line.lstrip().startswith(">>>"):
             tests_began = True
         elif not line.strip():
             tests_began = False
-        prose = not tests_began and _is_prose(line)
+        prose = not tests_began and at not in untouched and _is_prose(line)
         bullet = bool(_BULLET.match(line.lstrip()))
         if paragraph and (not prose or bullet):
             yield from _trimmed("".join(paragraph))
@@ -207,8 +219,8 @@ def _merged(segments: Iterable[Segment]) -> Iterator[Segment]:
 
 @functools.lru_cache(maxsize=4096)
 def protected_names(prompt: str, entry_point: str) -> frozenset[str]:
-    """Entry point, its arguments and the names that the code of `prompt` defines or imports."""
-    names = {entry_point}
+    """Entry point, its arguments and the names that the code of `prompt` defines or imports; of APPS `fixed_words`."""
+    names = {entry_point} - {""} | fixed_words(prompt)  # a script has no name
     code = join(s for s in split(prompt) if not s.prose)
     tree = parsed(prompt)
     if tree is None:

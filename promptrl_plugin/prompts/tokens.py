@@ -30,9 +30,9 @@ class Token:
     kind: TokenKind
 
 
-#: Quoted text: double quotes, backticks, `TeX quotes', and single quotes that are no apostrophes.
+#: Quoted text: double quotes, backticks, `TeX quotes', and single quotes that are no apostrophes; TeX formulas.
 _QUOTED = re.compile(
-    r'"[^"\n]*"|``[^`\n]+``|`[^`\'\n]+[`\']|“[^”\n]*”|(?<![A-Za-z0-9])\'[^\'\n]*\'(?![A-Za-z0-9])|‘[^’\n]*’(?![A-Za-z])'
+    r'\$\$?[^$\n]{1,300}\$\$?|"[^"\n]*"|``[^`\n]+``|`[^`\'\n]+[`\']|“[^”\n]*”|(?<![A-Za-z0-9])\'[^\'\n]*\'(?![A-Za-z0-9])|‘[^’\n]*’(?![A-Za-z])'
 )
 #: Words of the vocabulary that are protected: operators leave them alone, the rewriter may reword them.
 RESERVED = TERMS | NUMBER_WORDS

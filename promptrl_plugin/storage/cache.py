@@ -72,7 +72,7 @@ def verdict_key(group_key: str, program: str, version: str, settings: Mapping[st
     """Cache key of a verdict.
 
     Args:
-        group_key: `AssertGroup.key` or `CallGroup.key`: the content of the tests.
+        group_key: `AssertGroup.key`, `PairGroup.key` or `CallGroup.key`: the content of the tests.
         program: Source of the program.
         version: `Judge.version`.
         settings: Whatever else may change the verdict, as plain data (fail-fast, time and memory limits).

@@ -22,9 +22,12 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypedDict
+
+import numpy as np
+import numpy.typing as npt
 
 from promptrl_plugin.records import Task, content_hash
 from promptrl_plugin.suites.visible import parse
@@ -43,6 +46,7 @@ __all__ = [
 WORD_OVERLAP = 0.7
 EXAMPLE_WORD_OVERLAP = 0.25
 _TELLING_LITERALS = 5
+_BUCKETS, _BLOCK = 4096, 512  # of words, and of fingerprints compared at once
 
 #: Words that tell nothing about what a function does: grammar, MBPP's phrases, hints at the means.
 _EMPTY = """
@@ -118,13 +122,60 @@ def find_near_duplicates(
     candidates: Iterable[Task | Fingerprint], against: Iterable[Task | Fingerprint]
 ) -> list[NearDuplicate]:
     """Every pair of a candidate and a task of `against` that are near-duplicates."""
-    others = [_Sets.of(o) for o in against]
+    ones, others = [_Sets.of(c) for c in candidates], [_Sets.of(o) for o in against]
     return [
-        NearDuplicate(candidate.print["id"], other.print["id"], reason)
-        for candidate in map(_Sets.of, candidates)
-        for other in others
-        if (reason := _same(candidate, other))
+        NearDuplicate(ones[i].print["id"], others[j].print["id"], reason)
+        for i, j in _suspects(ones, others)
+        if (reason := _same(ones[i], others[j]))
     ]
+
+
+def _suspects(ones: Sequence[_Sets], others: Sequence[_Sets]) -> list[tuple[int, int]]:
+    """Positions of all pairs that can be near-duplicates, in order; most pairs of two large suites cannot.
+
+    A pair that shares an identity or an example is one. So is one whose words may overlap enough: the words are
+    counted in buckets, and the product of two such counts is at least the number of words in common.
+    """
+    pairs = {pair for marks in (_identities, _examples) for pair in _joined(ones, others, marks)}
+    counts = _bucket_counts(others)
+    sizes = np.array([len(o.words) for o in others], dtype=np.float32)
+    for start in range(0, len(ones), _BLOCK):
+        block = ones[start : start + _BLOCK]
+        common = _bucket_counts(block) @ counts.T
+        total = np.array([len(o.words) for o in block], dtype=np.float32)[:, None] + sizes[None]
+        # common / (total - common) >= WORD_OVERLAP, less a little for rounding
+        near = (common > 0) & ((1 + WORD_OVERLAP) * common >= WORD_OVERLAP * total - 1e-2)
+        pairs.update((start + int(i), int(j)) for i, j in np.argwhere(near))
+    return sorted(pairs)
+
+
+def _bucket_counts(sets: Sequence[_Sets]) -> npt.NDArray[np.float32]:
+    """How many words of each fingerprint fall into each bucket, float32 ``[n, _BUCKETS]``."""
+    counts = np.zeros((len(sets), _BUCKETS), dtype=np.float32)
+    for row, one in zip(counts, sets, strict=True):
+        np.add.at(row, np.fromiter((w % _BUCKETS for w in one.words), dtype=np.intp, count=len(one.words)), 1)
+    return counts
+
+
+def _identities(one: _Sets) -> list[Hashable]:
+    kinds = (("id", one.print["id"]), ("content", one.print["content"]), ("code", one.print["code"]))
+    return [kind for kind in kinds if kind[1]]
+
+
+def _examples(one: _Sets) -> list[Hashable]:
+    return list(one.examples)
+
+
+def _joined(
+    ones: Sequence[_Sets], others: Sequence[_Sets], marks: Callable[[_Sets], list[Hashable]]
+) -> Iterator[tuple[int, int]]:
+    """Positions of all pairs that have a mark in common."""
+    places: dict[Hashable, list[int]] = {}
+    for j, other in enumerate(others):
+        for mark in marks(other):
+            places.setdefault(mark, []).append(j)
+    for i, one in enumerate(ones):
+        yield from ((i, j) for mark in marks(one) for j in places.get(mark, ()))
 
 
 class _Sets(NamedTuple):
@@ -159,7 +210,9 @@ def _same(one: _Sets, two: _Sets) -> str | None:
 
 
 def describe(task: Task) -> str:
-    """The prose of a task's prompt: its docstring without asserts, doctests and examples."""
+    """The prose of a task's prompt: its docstring without asserts, doctests and examples; of APPS the whole."""
+    if task.dialect == "apps":
+        return task.prompt
     match = re.search(r'("""|\'\'\')(?P<text>.*?)\1', task.prompt[_last_definition(task) :], re.DOTALL)
     lines = (match["text"] if match else task.prompt).splitlines()
     prose: list[str] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from promptrl_plugin.records import AssertGroup, Task, content_hash
+from promptrl_plugin.records import AssertGroup, PairGroup, Task, content_hash
 
 __all__ = ["CallGroup", "HiddenTests", "TrainTask"]
 
@@ -38,6 +38,11 @@ class CallGroup:
     kind: str
 
     @property
+    def count(self) -> int:
+        """Number of tests."""
+        return len(self.inputs)
+
+    @property
     def key(self) -> str:
         """Content hash; the test side of a verdict's cache key."""
         return content_hash(
@@ -57,17 +62,17 @@ class HiddenTests:
     """All that grades one task.
 
     Attributes:
-        base: EvalPlus base inputs, or the original asserts.
-        plus: EvalPlus plus inputs; None where a suite has none (original MBPP).
-        reference: A program known to be right (complete: prompt included where EvalPlus does so).
+        base: EvalPlus base inputs, the original asserts, or APPS's pairs.
+        plus: EvalPlus plus inputs; None where a suite has none (original MBPP, APPS).
+        reference: A program known to be right (complete: prompt included where EvalPlus does so); ``""``: none.
     """
 
-    base: CallGroup | AssertGroup
+    base: CallGroup | AssertGroup | PairGroup
     plus: CallGroup | None
     reference: str
 
     @property
-    def groups(self) -> tuple[CallGroup | AssertGroup, ...]:
+    def groups(self) -> tuple[CallGroup | AssertGroup | PairGroup, ...]:
         return (self.base,) if self.plus is None else (self.base, self.plus)
 
 

@@ -8,12 +8,11 @@ split for MBPP+.
 from __future__ import annotations
 
 import ast
-import contextlib
 import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from promptrl_plugin.errors import DataError
 from promptrl_plugin.records import AssertGroup, Task
 from promptrl_plugin.suites.evalplus import EvalPlusSuite, tasks_hash
 from promptrl_plugin.suites.hidden import HiddenTests
+from promptrl_plugin.suites.hub import offline_unless_reachable
 from promptrl_plugin.suites.visible import called_names, imports_for, parse
 
 __all__ = ["BrokenTask", "Mbpp500Suite", "convert_mbpp", "load_mbpp"]
@@ -28,8 +28,6 @@ __all__ = ["BrokenTask", "Mbpp500Suite", "convert_mbpp", "load_mbpp"]
 #: Environment variable that points at a JSON Lines file of the original MBPP.
 OVERRIDE = "PROMPTRL_MBPP_PATH"
 HUB_ID = "google-research-datasets/mbpp"
-#: Seconds to wait for the hub's first answer.
-_NETWORK_TIMEOUT = 10.0
 _TEST_IDS = range(11, 511)
 _FIELDS = {"task_id": int, "text": str, "code": str, "test_list": list, "test_setup_code": str}
 
@@ -77,7 +75,7 @@ def _read_hub() -> list[dict[str, Any]]:
     import datasets
 
     try:
-        with _offline_unless_reachable():
+        with offline_unless_reachable():
             splits = datasets.load_dataset(HUB_ID, "full")
     except Exception as e:  # the hub's client raises errors of half a dozen libraries
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:120]
@@ -86,29 +84,6 @@ def _read_hub() -> list[dict[str, Any]]:
             "at mbpp.jsonl from https://github.com/google-research/google-research/tree/master/mbpp"
         ) from None
     return [dict(row) for split in splits.values() for row in split]
-
-
-@contextlib.contextmanager
-def _offline_unless_reachable() -> Iterator[None]:
-    """Look for the hub once; without it, `datasets` would retry for half a minute before it takes its cache."""
-    import datasets.config
-    import httpx
-    import huggingface_hub.constants
-
-    try:
-        httpx.head(huggingface_hub.constants.ENDPOINT, timeout=_NETWORK_TIMEOUT)
-        offline = False
-    except (httpx.HTTPError, httpx.InvalidURL):
-        offline = True
-    modules: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
-    before = [module.HF_HUB_OFFLINE for module in modules]
-    for module in modules:
-        module.HF_HUB_OFFLINE = offline or module.HF_HUB_OFFLINE
-    try:
-        yield
-    finally:
-        for module, value in zip(modules, before, strict=True):
-            module.HF_HUB_OFFLINE = value
 
 
 def convert_mbpp(row: Mapping[str, Any], suite: str) -> tuple[Task, HiddenTests]:

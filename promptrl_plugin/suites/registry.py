@@ -10,7 +10,15 @@ from typing import Literal
 from promptrl_plugin.errors import ConfigError, DataError, UnknownNameError
 from promptrl_plugin.suites.base import Suite
 
-__all__ = ["ENTRY_POINT_GROUP", "SUITES", "TRAIN_SUITES", "load_suite", "load_train_suite", "suite_names"]
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "SUITES",
+    "TRAIN_SUITES",
+    "load_suite",
+    "load_train_suite",
+    "not_at_hand",
+    "suite_names",
+]
 
 #: Another package adds a suite with an entry point of this group: a callable without arguments that
 #: returns a `Suite`. A built-in name cannot be taken over.
@@ -56,6 +64,21 @@ def _starter(split: Literal["all", "train", "test"]) -> Callable[[], Suite]:
     return load
 
 
+def _apps(difficulty: str = "") -> Callable[[], Suite]:
+    def load() -> Suite:
+        from promptrl_plugin.suites.apps import AppsSuite
+
+        return AppsSuite(difficulty)
+
+    return load
+
+
+def _apps_train() -> Suite:
+    from promptrl_plugin.suites.apps import AppsTrainSuite
+
+    return AppsTrainSuite()
+
+
 #: Built-in suites; calling the value reads the data.
 SUITES: Mapping[str, Callable[[], Suite]] = MappingProxyType(
     {
@@ -67,6 +90,11 @@ SUITES: Mapping[str, Callable[[], Suite]] = MappingProxyType(
         "starter-train": _starter("train"),
         "starter-test": _starter("test"),
         "examples": _examples,
+        "apps": _apps(),
+        "apps-introductory": _apps("introductory"),
+        "apps-interview": _apps("interview"),
+        "apps-competition": _apps("competition"),
+        "apps-train": _apps_train,
     }
 )
 
@@ -79,6 +107,10 @@ TRAIN_SUITES: Mapping[str, str] = MappingProxyType(
         "humaneval": "mbpp-train",
         "starter": "starter-train",
         "starter-test": "starter-train",
+        "apps": "apps-train",
+        "apps-introductory": "apps-train",
+        "apps-interview": "apps-train",
+        "apps-competition": "apps-train",
     }
 )
 
@@ -113,12 +145,21 @@ def load_train_suite(name: str) -> Suite:
             f"`promptrl solve --suite {name} --split crossfit:5` train on its folds"
         )
     suite = load_suite(name)
-    if not any(task.visible.asserts for task in suite.tasks()):
+    if not any(task.visible.count for task in suite.tasks()):
         raise DataError(
             f"no task of suite {name} shows a test in its prompt, and only such tasks train; use another --suite, "
             "e.g. mbpp-train, or data whose prompts show a test"
         )
     return suite
+
+
+def not_at_hand(name: str) -> str:
+    """Why a suite had better not be loaded just to be listed: it would download more than a gigabyte; else ``""``."""
+    if not name.startswith("apps") or name not in SUITES:
+        return ""
+    from promptrl_plugin.suites.apps_data import HUB_ID, OVERRIDE, at_hand
+
+    return "" if at_hand() else f"read from {HUB_ID} (over a gigabyte) when first used, or from ${OVERRIDE}"
 
 
 def suite_names() -> tuple[str, ...]:

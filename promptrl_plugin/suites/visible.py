@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from promptrl_plugin.records import AssertGroup
 
-__all__ = ["assert_statements", "called_names", "examples", "imports_for", "parse", "visible_tests"]
+__all__ = ["assert_statements", "call_examples", "called_names", "examples", "imports_for", "parse", "visible_tests"]
 
 #: What stands between a call and its value in HumanEval's prose examples.
 _ARROW = re.compile(
@@ -108,14 +108,19 @@ def examples(prompt: str, entry_point: str) -> list[str]:
         return []
     # The source text and not its value: escapes in an example belong to the example.
     lines = (ast.get_source_segment(prompt, function.body[0]) or "").strip("rRuU").strip("\"'").splitlines()
-    found = [*_doctests(lines, function), *_prose(lines, entry_point), *_described(lines, function)]
-    pairs = list(dict.fromkeys(found))
+    pairs = call_examples(lines, function)
     values: dict[str, set[str]] = {}
     for call, value in pairs:
         values.setdefault(call, set()).add(value)
     return [
         f"assert {call} {'is' if value == 'None' else '=='} {value}" for call, value in pairs if len(values[call]) == 1
     ]
+
+
+def call_examples(lines: list[str], function: ast.FunctionDef) -> list[tuple[str, str]]:
+    """(call, value) of the example calls of `function` in the lines of a description, each as Python source."""
+    found = [*_doctests(lines, function), *_prose(lines, function.name), *_described(lines, function)]
+    return list(dict.fromkeys(found))
 
 
 def _function(prompt: str, name: str) -> ast.FunctionDef | None:

@@ -74,6 +74,8 @@ BAD = [
     (("train", "--suite", "starter"), "--suite starter-train"),
     (("train", "--suite", "mbpp"), "--suite mbpp-train"),
     (("train", "--suite", "humaneval"), "--suite mbpp-train"),
+    (("train", "--suite", "apps-interview"), "--suite apps-train"),
+    (("solve", "--strategy", "direct", "--suite", "apps-introductry"), "apps-introductory"),
     (("train", "--feedback", "oracle"), "--feedback visible"),
     (("train", "--suite", "starter-train", "--model", "smollm2-135m-instrct"), "smollm2-135m-instruct"),
     (("train", "--config", "no.toml"), "no.toml"),

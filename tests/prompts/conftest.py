@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from prompt_samples import real_tasks, sample_tasks
+from prompt_samples import apps_tasks, real_tasks, sample_tasks
 
 from promptrl_plugin.records import Task
 
@@ -15,7 +15,7 @@ from promptrl_plugin.records import Task
 @pytest.fixture(scope="session")
 def all_tasks() -> list[Task]:
     """Hand-written tasks and, where ../shared is at hand, every real one."""
-    return [*sample_tasks(), *real_tasks()]
+    return [*sample_tasks(), *apps_tasks(), *real_tasks()]
 
 
 @pytest.fixture(scope="session")

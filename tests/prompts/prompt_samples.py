@@ -23,9 +23,11 @@ from promptrl_plugin.records import (
     Generate,
     GenerationRequest,
     GroupVerdict,
+    PairGroup,
     Status,
     Task,
 )
+from promptrl_plugin.suites.apps import apps_prompt
 from promptrl_plugin.suites.visible import visible_tests
 
 SHARED = Path(os.environ.get("PROMPTRL_SHARED") or Path(__file__).parents[3] / "shared")
@@ -56,6 +58,58 @@ def spread(numbers: List[float], limit: float = 0.5) -> bool:
 '''
 
 
+SCRIPT_STATEMENT = """\
+You are given a list of $n$ integers. Find the largest sum of two different elements ($1 \\le n \\le 10^5$).
+
+If there are several pairs with the same sum, print any of them.
+
+
+-----Input-----
+
+The first line contains one integer $n$. The second line contains the numbers of the list.
+
+
+-----Output-----
+
+Print the largest sum, or "NO" if there are fewer than two elements.
+
+
+-----Examples-----
+Input
+3
+largest numbers of the list are these
+
+Output
+find the largest sum
+
+-----Note-----
+
+In the first example the largest sum is 5.
+"""
+METHOD_STATEMENT = """\
+Given an array nums of positive integers, return the largest sum of two different elements of the array.
+
+Example 1:
+Input: nums = [1,2,3]
+Output: 5
+Explanation: The largest sum is that of the last two numbers.
+It is found at the end of the array.
+
+```
+the largest numbers of this block are code
+```
+
+Constraints:
+
+2 <= nums.length <= 1000
+"""
+STARTER = """\
+# Definition for the largest element of a list.
+class Solution:
+    def largest(self, nums: List[int], limit: int) -> int:
+        """
+
+
 def make_task(prompt: str, entry_point: str, dialect: str, task_id: str = "T/1") -> Task:
     return Task(task_id, "test", dialect, prompt, entry_point, visible_tests(prompt, entry_point, dialect))
 
@@ -81,6 +135,22 @@ def sample_tasks() -> list[Task]:
         ("def f(x):\n    '''Return x.\n\n    Examples: f(1) => 1\n    '''\n", "f", "humaneval"),
     ]
     return [mbpp_task(), humaneval_task(), *(make_task(p, e, d, f"T/{i}") for i, (p, e, d) in enumerate(odd))]
+
+
+def apps_tasks() -> list[Task]:
+    """Tasks in APPS's form, hand-written and, where ../shared is at hand, real."""
+    script = Task("APPS/9001", "test", "apps", apps_prompt(SCRIPT_STATEMENT, "", ""), "", PairGroup("", (), ()))
+    shown = PairGroup("largest", ("[[1, 2, 3]]",), ("[5]",))
+    method = apps_prompt(METHOD_STATEMENT, STARTER, "largest")
+    tasks = [script, Task("APPS/9002", "test", "apps", method, "largest", shown)]
+    folder = SHARED / "data/apps_sample/train"
+    for number in sorted(folder.iterdir()) if folder.exists() else ():
+        starter = number / "starter_code.py"
+        function = json.loads((number / "input_output.json").read_text()).get("fn_name", "")
+        code = starter.read_text() if starter.exists() else ""
+        prompt = apps_prompt((number / "question.txt").read_text(), code, function)
+        tasks.append(Task(f"APPS/{number.name}", "test", "apps", prompt, function, PairGroup(function, (), ())))
+    return tasks
 
 
 @functools.cache

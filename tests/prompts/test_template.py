@@ -55,7 +55,7 @@ class TemplateOnly:
 @pytest.mark.parametrize("template", [CHATML, LLAMA], ids=["chatml", "llama"])
 def test_unedited_chat_prompt_is_evalplus(template: str, all_tasks: list[Task]) -> None:
     tokenizer = TemplateOnly(template)
-    for task in all_tasks:
+    for task in (t for t in all_tasks if t.dialect != "apps"):
         prompt = render(task, PromptState.initial(task))
         assert our_chat_prompt(tokenizer, prompt) == evalplus_chat_prompt(tokenizer, task)
         assert prompt.plain == task.prompt.strip() + "\n"
@@ -74,7 +74,7 @@ def test_unedited_chat_prompt_is_evalplus_with_real_tokenizers(all_tasks: list[T
     if not chat:
         pytest.skip("no model with a chat template in the cache; run: promptrl models pull smollm2-135m-instruct")
     for tokenizer in chat:
-        for task in all_tasks[::10]:
+        for task in (t for t in all_tasks[::10] if t.dialect != "apps"):
             prompt = render(task, PromptState.initial(task))
             assert our_chat_prompt(tokenizer, prompt) == evalplus_chat_prompt(tokenizer, task)
 

@@ -38,7 +38,8 @@ def foreign(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_names_that_users_are_promised() -> None:
     starter = {"starter", "starter-train", "starter-test", "examples"}
-    assert set(SUITES) == {"mbpp", "mbpp500", "humaneval", "mbpp-train", *starter}
+    apps = {"apps", "apps-introductory", "apps-interview", "apps-competition", "apps-train"}
+    assert set(SUITES) == {"mbpp", "mbpp500", "humaneval", "mbpp-train", *starter, *apps}
 
 
 def test_a_name_that_is_near_is_suggested() -> None:
@@ -56,7 +57,7 @@ def test_shipped_suites_need_no_download(name: str, count: int) -> None:
     assert len(suite.tasks()) == count
 
 
-@pytest.mark.parametrize("name", ["mbpp", "mbpp500", "humaneval", "starter", "starter-test"])
+@pytest.mark.parametrize("name", ["mbpp", "mbpp500", "humaneval", "starter", "starter-test", "apps", "apps-interview"])
 def test_what_is_evaluated_does_not_train(name: str) -> None:
     with pytest.raises(ConfigError, match=f"use --suite {TRAIN_SUITES[name]}, .*--suite {name} --split crossfit:5"):
         load_train_suite(name)

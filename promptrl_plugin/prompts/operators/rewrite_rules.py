@@ -20,6 +20,7 @@ from promptrl_plugin.records import Message, Prompt, Task
 
 __all__ = ["Rewriting", "clarifying", "cleaned", "main_segment", "objection", "request", "simplifying"]
 
+_SCRIPT_OPENING = "Write a Python program that"
 _MAX_WORDS = 120
 _MAX_GROWTH = 4.0
 _CODE = re.compile(r"```|>>>|\bdef \w|\bassert\b|\blambda\b|\breturn\s+\w+\(|[;{}]|==|(?<![<>!=])=(?!=)")
@@ -41,6 +42,10 @@ class Rewriting:
     opening: str
     shown: tuple[tuple[str, str, str], ...]
     names_function: bool
+
+    def begin(self, entry_point: str) -> str:
+        """First words of every answer for a function of that name; a script (``""``) has none."""
+        return self.opening.format(name=entry_point) if entry_point else _SCRIPT_OPENING
 
 
 clarifying = Rewriting(
@@ -92,11 +97,11 @@ simplifying = Rewriting(
 def request(rewriting: Rewriting, task: Task, state: PromptState) -> Prompt:
     """What the rewriter is asked, in chat and plain form; its answer ends at the line's end."""
     current = _shown_task(text(task, PromptState(state.prose)))
-    opening = rewriting.opening.format(name=task.entry_point)
+    opening = rewriting.begin(task.entry_point)
     messages: list[Message] = []
     plain = f"{rewriting.instruction}\n\n"
     for shown, name, rest in rewriting.shown:
-        answer = f"{rewriting.opening.format(name=name)} {rest}"
+        answer = f"{rewriting.begin(name)} {rest}"
         messages += [
             Message("user", f"{rewriting.instruction}\n\nTask: {shown}"),
             Message("assistant", answer),
@@ -115,7 +120,7 @@ def request(rewriting: Rewriting, task: Task, state: PromptState) -> Prompt:
 def cleaned(rewriting: Rewriting, task: Task, answer: str) -> str:
     """The sentence that an answer amounts to: opening and first sentence, white space normalised."""
     line = answer.split("\n", 1)[0]
-    sentence = " ".join(f"{rewriting.opening.format(name=task.entry_point)} {line.strip()}".split())
+    sentence = " ".join(f"{rewriting.begin(task.entry_point)} {line.strip()}".split())
     if end := _SENTENCE_END.search(sentence):
         sentence = sentence[: end.end()]
     sentence = sentence.rstrip("\"'* ").rstrip(":,") if sentence.count('"') % 2 else sentence.rstrip("* ").rstrip(":,")
@@ -132,7 +137,7 @@ def objection(rewriting: Rewriting, task: Task, original: str, sentence: str, fi
         sentence: What `cleaned` made of the rewriter's answer.
         finished: Whether the answer ended by itself rather than at the token limit.
     """
-    opening = rewriting.opening.format(name=task.entry_point)
+    opening = rewriting.begin(task.entry_point)
     rest = sentence.removeprefix(opening).strip(" .")
     if not finished:
         return "cut off"

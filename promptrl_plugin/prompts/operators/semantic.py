@@ -85,7 +85,8 @@ class Rewrite:
         sentence = cleaned(self.rewriting, view.task, completions[0].text)
         finished = completions[0].finish_reason == "stop"
         if objection(self.rewriting, view.task, original, sentence, finished):
-            sentence = _named(original, view.task.entry_point) if self.rewriting.names_function else original
+            names = self.rewriting.names_function and view.task.entry_point
+            sentence = _named(original, view.task.entry_point) if names else original
         prose = (*view.state.prose[:at], fill(original, sentence), *view.state.prose[at + 1 :])
         return edited(view, self.name, prose=prose if sentence != original else view.state.prose)
 
