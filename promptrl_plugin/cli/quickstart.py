@@ -13,13 +13,16 @@ import typer
 
 from promptrl_plugin.cli.console import console
 from promptrl_plugin.cli.training import run_training
-from promptrl_plugin.config import DEFAULT_BACKBONE, EnvConfig, PPOConfig, TrainConfig
+from promptrl_plugin.config import DEFAULT_BACKBONE, EnvConfig, PPOConfig, TrainConfig, WarmStartConfig
 from promptrl_plugin.errors import HarnessError
 
 __all__ = ["quickstart"]
 
 #: Small enough for ten minutes on two cores; the defaults of `promptrl train` are for real runs.
-_PPO = PPOConfig(total_steps=256, n_envs=32, n_steps=4, batch_size=32)
+_PPO = PPOConfig(total_steps=256, n_envs=32, n_steps=4, batch_size=32, replays=4, learning_rate=1e-3)
+_OPERATORS = ("generate", "sample_warm", "sample_hot", "complete", "contract", "fixed_examples", "nearest_examples")
+#: So little training cannot order operators: it begins near a sensible sequence, whose first program is that of direct.
+_SEQUENCE = ("generate", "fixed_examples", "nearest_examples", "sample_warm")
 _BUDGET = 4
 _DTYPE = "int8"
 
@@ -35,6 +38,7 @@ def quickstart(
     """
     config = TrainConfig(
         suite="starter-train", backbone=model, dtype=_DTYPE, ppo=_PPO, validate_every=2, variants=1,
+        operators=_OPERATORS, warm_start=WarmStartConfig(sequence=_SEQUENCE, steps=128),
         env=EnvConfig(budget=_BUDGET, max_new_tokens=256),
     )  # fmt: skip
     train_folder = out / "train"
