@@ -66,7 +66,7 @@ _SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Yields):$")
 _LITERAL = re.compile(r"``(.+?)``")
 _ITEM = re.compile(r"^(\*{0,2}\w[\w ,/.*]*): (.*)$")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-_WIDTH = 100
+_WIDTH, _LINES = 100, 9
 
 
 @dataclass(slots=True)
@@ -110,7 +110,7 @@ class Module:
         raise ValueError(f"{self.name} does not define {name}")
 
     def lines(self, node: ast.stmt) -> str:
-        """A field as it is written, with the comment beside it."""
+        """A statement as it is written, with the comment beside it."""
         return "\n".join(self.text.splitlines()[node.lineno - 1 : node.end_lineno]).strip()
 
     def comment(self, node: ast.stmt) -> str:
@@ -159,16 +159,17 @@ def _entry(module: Module, name: str) -> Iterator[str]:
         yield from _docstring(node)
     else:
         yield f"### {name}"
-        yield _code(_constant(node))
+        yield _code(_constant(module, node))
         said = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
         text = module.comment(node) or (str(said) if isinstance(said, str) else "")
         if text:
             yield from _markdown(text)
 
 
-def _constant(node: ast.stmt) -> str:
-    text = ast.unparse(node)
-    return text if len(text) <= 3 * _WIDTH else f"{text.partition(' = ')[0]} = …"
+def _constant(module: Module, node: ast.stmt) -> str:
+    """The statement as it is written (so that ruff, which formats code in Markdown, too, leaves it so), if short."""
+    text = module.lines(node)
+    return text if text.count("\n") < _LINES else f"{text.partition(' = ')[0]} = …"
 
 
 def _class_head(module: Module, node: ast.ClassDef) -> str:
@@ -279,8 +280,7 @@ def render() -> str:
     """The whole page."""
     blocks = [
         "# API reference",
-        "Made from the docstrings by `python docs/build_api.py > docs/api.md`. Names that are not here may change "
-        "without notice.",
+        "Made from the docstrings by `python docs/build_api.py > docs/api.md`; what plugins and scripts use.",
     ]
     for title, names in MODULES.items():
         links = ", ".join(f"[{name}](#{PACKAGE}{name.replace('.', '')})" for name in names)

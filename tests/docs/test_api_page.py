@@ -41,7 +41,7 @@ def test_a_docstring_becomes_prose_and_lists(build_api: ModuleType) -> None:
     text = "\n\n".join(build_api._module(module))
     assert "```python\nf(a: int, *, b: str='x') -> None\n```" in text
     assert "Do `it`.\n\n*Args*\n\n- `a`: One thing.\n- `b`: Other.\n\n*Raises*\n\n- `ValueError`: No." in text
-    assert text.endswith("### N\n\n```python\nN: int = 3\n```\n\na number")
+    assert text.endswith("### N\n\n```python\nN: int = 3  #: a number\n```\n\na number")
 
 
 def test_a_name_of_all_that_is_not_there_is_an_error(build_api: ModuleType) -> None:
