@@ -225,6 +225,9 @@ def from_dict(cls: type[Any], data: dict[str, Any], where: str = "") -> Any:
                 raise ConfigError(f"{where}{key} must be a table, not {value!r}")
             values[key] = from_dict(type(default), value, f"{where}{key}.")
         elif isinstance(default, tuple):
+            kind = type(default[0]) if default else str
+            if not isinstance(value, list | tuple) or any(type(v) is not kind for v in value):
+                raise ConfigError(f"{where}{key} must be a list of {kind.__name__}, not {value!r}")
             values[key] = tuple(value)
         elif isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
             values[key] = float(value)

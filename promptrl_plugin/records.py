@@ -37,7 +37,7 @@ __all__ = [
 
 
 class Feedback(enum.StrEnum):
-    """What execution a strategy may see on a test task (DESIGN: *feedback*)."""
+    """What execution a strategy may see on a test task."""
 
     NONE = "none"
     VISIBLE = "visible"
@@ -165,7 +165,7 @@ class Completion:
         prompt_tokens: Length of the prompt in the backbone's tokens.
         completion_tokens: Tokens generated, including the one that ended it.
         finish_reason: ``"stop"`` or ``"length"``.
-        plain: Whether the plain form of the prompt was used (program = `Prompt.plain` + text).
+        plain: Whether the plain form of the prompt was used (the program is the task's own prompt and then the text).
     """
 
     text: str

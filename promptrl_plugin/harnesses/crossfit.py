@@ -1,6 +1,6 @@
 """Cross-fitting: train on K-1 folds of a suite, solve the other, for every fold.
 
-Every task gets a sample, and no task's sample comes from a policy that it trained (DESIGN, rule 2). The
+Every task gets a sample, and no task's sample comes from a policy that it trained. The
 folds keep near-duplicates together (`promptrl_plugin.suites.splits.crossfit`).
 """
 

@@ -64,7 +64,7 @@ def _death(code: int) -> PromptrlError:
     if code < 0:
         return UserError(
             f"the process that generates was killed by signal {-code} (out of memory?); "
-            "try --bs 1 or a smaller model; finished samples are kept"
+            "try a smaller model; finished samples are kept"
         )
     return PromptrlError(f"the process that generates failed with exit code {code}; see the traceback above")
 
