@@ -3,15 +3,16 @@
 
     python benchmarks/operators.py --model qwen2.5-coder-0.5b-instruct [--limit 120] [--out FILE]
     python benchmarks/operators.py --operators generate,fixed_examples,nearest_examples --examples mbpp-train
+    python benchmarks/operators.py --operators generate,fixed_examples+complete   # one after the other, the last counts
 
 Every operator of the default action table that can be applied to an untouched prompt is applied once, and every
 way of showing examples is followed by two samples under it. For each the table tells the share of tasks whose
 program passes the visible tests, the share that passes all tests (strict) and the share that also returns what the
 reference does on generated inputs (robust, `env.grader`), how many tasks it alone solves, and what it adds to the
-greedy program of the plain prompt. Then it replays searches of six programs that end with the first that passes the
-visible tests: by operators in random order, and by the best order, chosen greedily on one half of the tasks and
-scored on the other (means over five random halvings, both ways). Train tasks only: nothing here looks at an
-evaluated suite.
+greedy program of the plain prompt. Then it replays searches of at most six programs, by operators in random order and
+by the best order, chosen greedily on one half of the tasks and scored on the other (means over five random halvings,
+both ways), under every selector; *perfect* would pick a robust program wherever one of the six passes the visible
+tests, which no selector can beat. Train tasks only: nothing here looks at an evaluated suite.
 """
 
 from __future__ import annotations
@@ -19,20 +20,23 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from promptrl_plugin.agent.parts import TrainingParts, build
 from promptrl_plugin.config import TrainConfig
+from promptrl_plugin.env.feedback import JudgeExecutor
 from promptrl_plugin.env.grader import TrainGrader
 from promptrl_plugin.env.reward import all_pass
 from promptrl_plugin.env.rollout import RewardedEpisode
 from promptrl_plugin.env.selection import Selector
 from promptrl_plugin.prompts.operators.base import Attempt
-from promptrl_plugin.records import Execute
+from promptrl_plugin.records import Execute, content_hash
 
 BUDGET = 6
+PERFECT = "perfect"  #: no selector: knows which programs are robust
 REWRITES = ("clarify", "simplify")  # two generations each
 FOLLOWED = ("generate", "fixed_examples", "nearest_examples", "other_examples", "contract")
 SAMPLES = 2
@@ -108,31 +112,49 @@ def grade(parts: TrainingParts, outcomes: dict[str, dict[str, Any]]) -> None:
         found |= {"strict": all_pass(verdicts[:1]), "robust": all_pass(verdicts)}
 
 
-def search(outcomes: dict[str, dict[str, Any]], order: Sequence[str], task: str) -> tuple[bool, int]:
-    """Whether the first program of `order` that passes the visible tests is robust, and the generations spent."""
-    spent = 0
+def execute(parts: TrainingParts, outcomes: dict[str, dict[str, Any]]) -> None:
+    """Add what every program that passes the visible tests does on generated inputs (``outs``)."""
+    tasks = {t.task.id: t.task for t in parts.rollout.tasks}
+    passing = [(tasks[i], found) for by_task in outcomes.values() for i, found in by_task.items() if found["visible"]]
+    ran = JudgeExecutor(parts.judge).execute([(task, found["program"]) for task, found in passing])
+    for (_, found), outs in zip(passing, ran, strict=True):
+        found["outs"] = content_hash(*outs) if outs else ""
+
+
+def search(outcomes: dict[str, dict[str, Any]], order: Sequence[str], task: str, selector: str) -> tuple[bool, int]:
+    """Whether a search by `order` under `selector` submits a robust program, and the generations spent."""
+    spent, passing, votes = 0, [], Counter[str]()
+    agreeing = 0 if selector == PERFECT else Selector.parse(selector).agreeing
     for name in order:
         cost = 2 if name in REWRITES else 1
         if task not in outcomes[name] or spent + cost > BUDGET:
             continue
         spent += cost
-        if outcomes[name][task]["visible"]:
-            return outcomes[name][task]["robust"], spent
-    return False, spent
+        found = outcomes[name][task]
+        if found["visible"]:
+            passing.append(found)
+            votes[found["outs"]] += 1
+            if agreeing == 1 or not found["outs"] or votes[found["outs"]] == agreeing:
+                break
+    if selector == PERFECT:
+        return any(found["robust"] for found in passing), spent
+    chosen = max(passing, key=lambda found: votes[found["outs"]], default=None)
+    return chosen is not None and bool(chosen["robust"]), spent
 
 
-def orders(outcomes: dict[str, dict[str, Any]]) -> None:
-    """Print what random orders and greedily chosen ones reach."""
+def orders(outcomes: dict[str, dict[str, Any]], selector: str) -> str:
+    """A row of what random orders and greedily chosen ones reach under a selector."""
     rng, tasks = random.Random(0), sorted(outcomes["generate"])
-    names = sorted(n for n, found in outcomes.items() if found and "+" not in n)  # operators, not sequences
+    names = sorted(n for n, found in outcomes.items() if found)
 
-    def rate(order: Sequence[str], on: Sequence[str]) -> float:
-        return 100 * sum(search(outcomes, order, t)[0] for t in on) / len(on)
+    def rate(order: Sequence[str], on: Sequence[str]) -> tuple[float, float]:
+        ends = [search(outcomes, order, t, selector) for t in on]
+        return 100 * sum(e[0] for e in ends) / len(on), sum(e[1] for e in ends) / len(on)
 
     def best(on: Sequence[str]) -> list[str]:
         order: list[str] = []
         for _ in range(min(BUDGET, len(names))):
-            order.append(max((n for n in names if n not in order), key=lambda n: rate([*order, n], on)))
+            order.append(max((n for n in names if n not in order), key=lambda n: rate([*order, n], on)[0]))
         return order
 
     chance = [rate(rng.sample(names, min(len(names), BUDGET + 2)), tasks) for _ in range(100)]
@@ -140,11 +162,13 @@ def orders(outcomes: dict[str, dict[str, Any]]) -> None:
     for _ in range(5):
         rng.shuffle(tasks)
         halves = tasks[: len(tasks) // 2], tasks[len(tasks) // 2 :]
-        held_out += [rate(best(halves[i]), halves[1 - i]) for i in (0, 1)]
+        held_out += [rate(best(halves[i]), halves[1 - i])[0] for i in (0, 1)]
     found = best(tasks)
-    print(f"random order: {sum(chance) / len(chance):.1f} robust; best order of these tasks: "
-          f"{rate(found, tasks):.1f}; of other tasks: {sum(held_out) / len(held_out):.1f}")  # fmt: skip
-    print("best order of these tasks: " + ", ".join(found))
+    mean, spent = (sum(c[k] for c in chance) / len(chance) for k in (0, 1))
+    return (
+        f"{selector:12s} {mean:6.1f} {spent:11.2f} {rate(found, tasks)[0]:10.1f} {sum(held_out) / len(held_out):10.1f}"
+        f"   {', '.join(found)}"
+    )
 
 
 def main() -> None:
@@ -154,7 +178,9 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--limit", type=int, default=0)
     parser.add_argument("--examples", default=TrainConfig().example_suite, help="suite that solved examples are from")
-    parser.add_argument("--operators", default="", help="only these, by comma (generate among them); default: all")
+    parser.add_argument(
+        "--operators", default="", help="only these, by comma (generate among them), or sequences a+b; default: all"
+    )
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
     only = args.operators.split(",") if args.operators else None
@@ -167,8 +193,9 @@ def main() -> None:
         sequences = [(n,) for n in generating if n not in ("reflect_repair",)]
         sequences += [(n, *["sample_hot"] * k) for n in FOLLOWED for k in range(1, SAMPLES + 1)]
         if only is not None:
-            sequences = [s for s in sequences if s[0] in only and len(s) == 1]
+            sequences = [tuple(names.split("+")) for names in only]
         outcomes = apply(parts, sequences)
+        execute(parts, outcomes)
         grade(parts, outcomes)
     finally:
         parts.close()
@@ -199,7 +226,10 @@ def main() -> None:
     for what in ("visible", "strict", "robust"):
         some = sum(any(o.get(t, {}).get(what) for o in outcomes.values()) for t in plain)
         print(f"{what}: by at least one of them on {some} of {len(plain)} tasks")
-    orders(outcomes)
+    print("\nrobust, by at most six programs")
+    print("selector     random generations best order on others   best order of these tasks")
+    for selector in ("first", "agreement", "agreement:3", PERFECT):
+        print(orders(outcomes, selector))
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps({"model": args.model, "rows": rows, "outcomes": outcomes}) + "\n")

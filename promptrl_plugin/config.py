@@ -155,7 +155,7 @@ class JudgeConfig:
 class ServerConfig:
     """How to talk to an OpenAI-compatible server."""
 
-    concurrency: int = 16  #: requests in flight
+    concurrency: int = 16  #: requests in flight on each server
     timeout: float = 600.0  #: seconds for one reply
     max_retries: int = 5  #: after a refused connection, 429 or 5xx; then it is an error
     backoff: float = 0.5  #: seconds before the first retry, doubled at each, with jitter
@@ -172,7 +172,7 @@ class TrainConfig:
     backbone: str = DEFAULT_BACKBONE
     backend: str = "hf"  #: as EvalPlus's --backend
     dtype: str = "auto"
-    base_url: str = ""  #: of an OpenAI-compatible server
+    base_url: str = ""  #: of an OpenAI-compatible server, or of its replicas with commas between them
     rewriter: str = ""  #: "" is the backbone itself
     embedder: str = DEFAULT_EMBEDDER
     seed: int = 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from promptrl_plugin.cli.console import console
-from promptrl_plugin.cli.evaluate import Backend, BaseUrl, Dtype, Model, Selector, SolveProgress
+from promptrl_plugin.cli.evaluate import Backend, BaseUrl, Dtype, Model, Selector, SolveProgress, joined_urls
 from promptrl_plugin.cli.report import print_tables
 from promptrl_plugin.config import DEFAULT_BACKBONE, DEFAULT_BUDGET, DEFAULT_SUITE, TAKES_POLICY
 from promptrl_plugin.errors import ConfigError, UnknownNameError
@@ -59,7 +59,7 @@ def compare(
     named = [s.strip() for s in strategies.split(",") if s.strip()]
     policies = parse_policies(policy or [])
     names = (*named, *(row for row in policies if ":" in row and row not in named))
-    backbone = BackboneOptions(model, backend, dtype, base_url)
+    backbone = BackboneOptions(model, backend, dtype, joined_urls(base_url))
     ours = policies.pop("promptrl", "")
     rows = tuple(policies.items())
     matrix = Matrix(suite, backbone, names, _integers(seeds), budget, feedback, ours, selector, rows)

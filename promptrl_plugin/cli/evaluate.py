@@ -15,7 +15,18 @@ from promptrl_plugin.errors import ConfigError
 if TYPE_CHECKING:
     from promptrl_plugin.checking.results import Scores
 
-__all__ = ["Backend", "BaseUrl", "Dtype", "Model", "Selector", "SolveProgress", "judge", "solve", "suites"]
+__all__ = [
+    "Backend",
+    "BaseUrl",
+    "Dtype",
+    "Model",
+    "Selector",
+    "SolveProgress",
+    "joined_urls",
+    "judge",
+    "solve",
+    "suites",
+]
 
 
 Model = Annotated[str, typer.Option(help="Backbone: alias, hub id, folder, .gguf file or server model.")]
@@ -27,7 +38,15 @@ Selector = Annotated[
         help="Which program is submitted: the first that passes (first), or by agreement of outputs on generated inputs (agreement, agreement:K)."
     ),
 ]
-BaseUrl = Annotated[str | None, typer.Option(help="Of an OpenAI-compatible server.")]
+BaseUrl = Annotated[
+    list[str] | None,
+    typer.Option(help="Of an OpenAI-compatible server; repeatable for replicas of one, which share the work."),
+]
+
+
+def joined_urls(base_url: list[str] | None) -> str | None:
+    """Addresses as the library takes them: one text, with commas between them."""
+    return ",".join(base_url) if base_url else None
 
 
 class SolveProgress:
@@ -92,7 +111,11 @@ def solve(
     given: dict[str, Any] = {"strategy": strategy, "policy": policy, "budget": budget, "feedback": feedback,
                              "selector": selector, "split": split, "seed": seed}  # fmt: skip
     options = SolveOptions(
-        StrategyOptions.parse(given), BackboneOptions(model, backend, dtype, base_url), suite=suite, root=root, out=out
+        StrategyOptions.parse(given),
+        BackboneOptions(model, backend, dtype, joined_urls(base_url)),
+        suite=suite,
+        root=root,
+        out=out,
     )
     path = run(options, SolveProgress())
     console.print(f"samples: {path}", highlight=False, soft_wrap=True)

@@ -14,6 +14,7 @@ from promptrl_plugin import config as defaults
 from promptrl_plugin.agent.ablations import ABLATIONS
 from promptrl_plugin.agent.ablations import ablate as ablated
 from promptrl_plugin.cli.console import TrainProgress, console
+from promptrl_plugin.cli.evaluate import BaseUrl, joined_urls
 from promptrl_plugin.errors import BundleError, ConfigError, UnknownNameError
 
 __all__ = ["run_training", "train"]
@@ -32,7 +33,7 @@ def train(
     ] = None,
     backend: Annotated[str | None, typer.Option(help="hf, openai, vllm, ollama, anthropic, google or bedrock.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16 or int8.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="Of an OpenAI-compatible server.")] = None,
+    base_url: BaseUrl = None,
     budget: Annotated[int | None, typer.Option(help="LLM generations an episode may spend.")] = None,
     feedback: Annotated[str | None, typer.Option(help="none or visible: what the agent will see at test.")] = None,
     selector: Annotated[
@@ -79,7 +80,7 @@ def train(
     base = _base(config, like)
     resolved = ablated(
         _override(
-            base, learner=learner, model=model, suite=suite, backend=backend, dtype=dtype, base_url=base_url,
+            base, learner=learner, model=model, suite=suite, backend=backend, dtype=dtype, base_url=joined_urls(base_url),
             budget=budget, feedback=feedback, selector=selector, steps=steps, generations=generations, limit=limit,
             seed=seed,
         ),
