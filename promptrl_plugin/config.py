@@ -23,6 +23,7 @@ __all__ = [
     "DEFAULT_EMBEDDER",
     "DEFAULT_SUITE",
     "LEARNED",
+    "PROTOCOLS",
     "TAKES_POLICY",
     "EnvConfig",
     "GepaConfig",
@@ -34,8 +35,10 @@ __all__ = [
     "TrainConfig",
     "WarmStartConfig",
     "cache_dir",
+    "env_of",
     "from_dict",
     "load",
+    "recipes",
     "to_dict",
 ]
 
@@ -44,6 +47,8 @@ DEFAULT_EMBEDDER = "all-minilm-l6-v2"
 DEFAULT_SUITE = "mbpp"
 DEFAULT_BUDGET = 6
 DEFAULT_AGREEING = 2  #: programs that must agree under ``selector=agreement``
+PROTOCOLS = ("heldout", "paper")  #: see `env_of`
+_RECIPES = Path(__file__).parent / "recipes"
 
 #: Strategies that are trained, each with its learner (``promptrl train --learner``).
 LEARNED: Mapping[str, str] = MappingProxyType(
@@ -86,6 +91,22 @@ class EnvConfig:
     hot_temperature: float = 0.8
     top_p: float = 0.95
     embedding_dim: int = 16  #: principal components of the sentence embedding in the observation
+
+
+def env_of(protocol: str) -> EnvConfig:
+    """The episode under a protocol.
+
+    ``heldout`` is the default. ``paper`` is the source paper's (arXiv 2605.19102): at most 10 steps, programs sampled
+    at temperature 0.7 and top-p 0.9, and the tests that score a program are shown (`oracle`).
+
+    Raises:
+        ConfigError: There is no such protocol.
+    """
+    if protocol == "heldout":
+        return EnvConfig()
+    if protocol == "paper":
+        return EnvConfig(budget=10, feedback="oracle", hot_temperature=0.7, top_p=0.9)
+    raise ConfigError(f"protocol {protocol!r} is not known; use {' or '.join(PROTOCOLS)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,12 +259,21 @@ def from_dict(cls: type[Any], data: dict[str, Any], where: str = "") -> Any:
     return cls(**values)
 
 
+def recipes() -> dict[str, Path]:
+    """Training configurations that ship with the package, by the alias of the model that they are for."""
+    return {path.stem: path for path in sorted(_RECIPES.glob("*.toml"))}
+
+
 def load(path: Path) -> TrainConfig:
-    """Read a TOML file of overrides.
+    """Read a TOML file of overrides; a name without a file of that name is one of `recipes`.
 
     Raises:
         ConfigError: The file is missing, is not TOML, or holds a setting that does not exist.
     """
+    if not path.exists() and path.parent == Path() and path.suffix != ".toml":
+        if str(path) not in recipes():
+            raise ConfigError(f"no configuration {path}; give a TOML file or one of {', '.join(recipes())}")
+        path = recipes()[str(path)]
     try:
         data = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as e:

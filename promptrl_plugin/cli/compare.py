@@ -9,9 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from promptrl_plugin.cli.console import console
-from promptrl_plugin.cli.evaluate import Backend, BaseUrl, Dtype, Model, Selector, SolveProgress, joined_urls
+from promptrl_plugin.cli.evaluate import (
+    Backend,
+    BaseUrl,
+    Budget,
+    Dtype,
+    Model,
+    Protocol,
+    Selector,
+    SolveProgress,
+    joined_urls,
+)
 from promptrl_plugin.cli.report import print_tables
-from promptrl_plugin.config import DEFAULT_BACKBONE, DEFAULT_BUDGET, DEFAULT_SUITE, TAKES_POLICY
+from promptrl_plugin.config import DEFAULT_BACKBONE, DEFAULT_SUITE, PROTOCOLS, TAKES_POLICY, env_of
 from promptrl_plugin.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -39,9 +49,10 @@ def compare(
             "NAME:LABEL=PATH for a row of its own (an ablation, say); {seed} in PATH stands for the seed."
         ),
     ] = None,
-    budget: Annotated[int, typer.Option(help="LLM generations per task, every call counted.")] = DEFAULT_BUDGET,
-    feedback: Annotated[str, typer.Option(help="none, visible or oracle.")] = "visible",
+    budget: Budget = None,
+    feedback: Annotated[str | None, typer.Option(help="none, visible or oracle (default: visible).")] = None,
     selector: Selector = "first",
+    protocol: Protocol = PROTOCOLS[0],
 ) -> None:
     """Run strategies at equal budget on the same tasks and seeds, judge them, and test the differences.
 
@@ -62,9 +73,13 @@ def compare(
     backbone = BackboneOptions(model, backend, dtype, joined_urls(base_url))
     ours = policies.pop("promptrl", "")
     rows = tuple(policies.items())
-    matrix = Matrix(suite, backbone, names, _integers(seeds), budget, feedback, ours, selector, rows)
+    usual = env_of(protocol)
+    matrix = Matrix(
+        suite, backbone, names, _integers(seeds), usual.budget if budget is None else budget, feedback or usual.feedback,
+        ours, selector, rows, protocol,
+    )  # fmt: skip
     results = run_matrix(matrix, out, SolveProgress(), _announce)
-    if feedback == "oracle":
+    if matrix.feedback == "oracle":
         console.print(
             "feedback=oracle: hidden tests guided the search; not eligible for a leaderboard", highlight=False
         )

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from promptrl_plugin.cli.console import GenerationProgress, console, print_whole
-from promptrl_plugin.config import DEFAULT_BACKBONE, DEFAULT_BUDGET, DEFAULT_SUITE
+from promptrl_plugin.config import DEFAULT_BACKBONE, DEFAULT_BUDGET, DEFAULT_SUITE, PROTOCOLS
 from promptrl_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Backend",
     "BaseUrl",
+    "Budget",
     "Dtype",
     "Model",
+    "Protocol",
     "Selector",
     "SolveProgress",
     "joined_urls",
@@ -47,6 +49,18 @@ BaseUrl = Annotated[
 def joined_urls(base_url: list[str] | None) -> str | None:
     """Addresses as the library takes them: one text, with commas between them."""
     return ",".join(base_url) if base_url else None
+
+
+Budget = Annotated[
+    int | None,
+    typer.Option(help=f"LLM generations per task, every call counted (default: {DEFAULT_BUDGET}; protocol paper: 10)."),
+]
+Protocol = Annotated[
+    str,
+    typer.Option(
+        help="heldout, or paper: the source paper's (oracle feedback, at most 10 generations, T 0.7, top-p 0.9)."
+    ),
+]
 
 
 class SolveProgress:
@@ -92,13 +106,14 @@ def solve(
             "random-hybrid chooses among its operators."
         ),
     ] = None,
-    budget: Annotated[int, typer.Option(help="LLM generations per task, every call counted.")] = DEFAULT_BUDGET,
+    budget: Budget = None,
     feedback: Annotated[
-        str, typer.Option(help="Execution that the strategy may see: none, visible or oracle.")
-    ] = "visible",
+        str | None, typer.Option(help="Execution that the strategy may see: none, visible (default) or oracle.")
+    ] = None,
     selector: Selector = "first",
     split: Annotated[str | None, typer.Option(help="crossfit:K trains on K-1 folds and solves the other.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of all sampling.")] = 0,
+    protocol: Protocol = PROTOCOLS[0],
     root: Annotated[Path, typer.Option(help="Folder of results.")] = Path("evalplus_results"),
     out: Annotated[
         Path | None, typer.Option(help="Samples file (default: named by the configuration, under --root).")
@@ -109,7 +124,7 @@ def solve(
     from promptrl_plugin.harnesses.session import run
 
     given: dict[str, Any] = {"strategy": strategy, "policy": policy, "budget": budget, "feedback": feedback,
-                             "selector": selector, "split": split, "seed": seed}  # fmt: skip
+                             "selector": selector, "split": split, "seed": seed, "protocol": protocol}  # fmt: skip
     options = SolveOptions(
         StrategyOptions.parse(given),
         BackboneOptions(model, backend, dtype, joined_urls(base_url)),

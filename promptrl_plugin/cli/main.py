@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from promptrl_plugin import __version__
-from promptrl_plugin.cli import cache, compare, doctor, evaluate, leaderboard, models, quickstart, report, training
+from promptrl_plugin.cli import (
+    cache,
+    compare,
+    doctor,
+    evaluate,
+    leaderboard,
+    models,
+    quickstart,
+    report,
+    reproduce,
+    training,
+)
 from promptrl_plugin.cli.console import console, error_console
 from promptrl_plugin.errors import UserError
 
@@ -33,6 +44,7 @@ app.command("solve")(evaluate.solve)
 app.command("judge")(evaluate.judge)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
+app.command("reproduce")(reproduce.reproduce)
 app.add_typer(leaderboard.app, name="leaderboard")
 app.command("suites")(evaluate.suites)
 app.add_typer(cache.app, name="cache")

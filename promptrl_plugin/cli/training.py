@@ -17,7 +17,7 @@ from promptrl_plugin.cli.console import TrainProgress, console
 from promptrl_plugin.cli.evaluate import BaseUrl, joined_urls
 from promptrl_plugin.errors import BundleError, ConfigError, UnknownNameError
 
-__all__ = ["run_training", "train"]
+__all__ = ["like_run", "run_training", "train", "under"]
 
 
 def train(
@@ -36,6 +36,10 @@ def train(
     base_url: BaseUrl = None,
     budget: Annotated[int | None, typer.Option(help="LLM generations an episode may spend.")] = None,
     feedback: Annotated[str | None, typer.Option(help="none or visible: what the agent will see at test.")] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="paper: budget and sampling of the source paper, for evaluation under that protocol."),
+    ] = None,
     selector: Annotated[
         str | None, typer.Option(help="first, agreement or agreement:K: how the program will be selected at test.")
     ] = None,
@@ -56,7 +60,12 @@ def train(
         Path | None,
         typer.Option(help="Bundle of a best-fixed run on the same train tasks: PPO begins near its sequence."),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings; options above override it.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file of settings, or a recipe that ships (`qwen2.5-coder-0.5b-instruct`, …); options above override it."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder (default: `runs/<model>-<suite>-<learner, ablations>-seed<seed>`).")
     ] = None,
@@ -77,7 +86,7 @@ def train(
     The run folder holds the resolved configuration, the environment, metrics, TensorBoard logs, the learning curve
     and, at the end, the bundle that --policy takes for the strategy of that name.
     """
-    base = _base(config, like)
+    base = under(_base(config, like), protocol)
     resolved = ablated(
         _override(
             base, learner=learner, model=model, suite=suite, backend=backend, dtype=dtype, base_url=joined_urls(base_url),
@@ -147,6 +156,30 @@ def _base(config: Path | None, like: Path | None) -> defaults.TrainConfig:
         return defaults.load(config) if config is not None else defaults.TrainConfig()
     if config is not None:
         raise ConfigError("--like takes the settings of that run; leave out --config")
+    return like_run(like)
+
+
+def under(settings: defaults.TrainConfig, protocol: str | None) -> defaults.TrainConfig:
+    """Settings at the budget and the sampling of a protocol, None for their own.
+
+    Feedback stays what they say: in training, tests of train tasks are shown, never hidden ones.
+
+    Raises:
+        ConfigError: There is no such protocol.
+    """
+    if protocol is None:
+        return settings
+    usual = defaults.env_of(protocol)
+    sampling = {k: getattr(usual, k) for k in ("budget", "hot_temperature", "warm_temperature", "top_p")}
+    return replace(settings, env=replace(settings.env, **sampling))
+
+
+def like_run(like: Path) -> defaults.TrainConfig:
+    """The settings of a finished run, with as many train generations as it spent.
+
+    Raises:
+        ConfigError: `like` is not the folder of a finished run.
+    """
     from promptrl_plugin.storage.runs import RunFolder
 
     run = RunFolder.open(like)

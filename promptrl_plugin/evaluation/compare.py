@@ -17,7 +17,7 @@ from typing import Any
 from promptrl_plugin.checking.base import Judge
 from promptrl_plugin.checking.caching import CachingJudge
 from promptrl_plugin.checking.judge import IsolatedJudge
-from promptrl_plugin.config import JudgeConfig
+from promptrl_plugin.config import PROTOCOLS, JudgeConfig
 from promptrl_plugin.env.feedback import judge_hidden, passes_hidden
 from promptrl_plugin.env.selection import Selector, choose
 from promptrl_plugin.errors import ConfigError, SamplesError
@@ -72,6 +72,7 @@ class Matrix:
             the one that ships.
         selector: Of the final program, the same for every cell.
         policies: The same for other rows, as (row, path); a labelled row must have one.
+        protocol: One of `config.PROTOCOLS`.
     """
 
     suite: str
@@ -83,6 +84,7 @@ class Matrix:
     policy: str = ""
     selector: str = "first"
     policies: tuple[tuple[str, str], ...] = ()
+    protocol: str = PROTOCOLS[0]
 
     def cells(self) -> list[Cell]:
         """Every cell, strategy by strategy.
@@ -108,7 +110,7 @@ class Matrix:
         """What `promptrl solve` would be asked for that cell."""
         given = {
             "strategy": cell.strategy, "policy": cell.policy, "budget": self.budget, "feedback": self.feedback,
-            "seed": cell.seed, "selector": self.selector,
+            "seed": cell.seed, "selector": self.selector, "protocol": self.protocol,
         }  # fmt: skip
         return SolveOptions(StrategyOptions.parse(given), self.backbone, suite=self.suite, root=folder)
 
@@ -344,5 +346,6 @@ def _settings(matrix: Matrix) -> dict[str, Any]:
     """What all cells of a folder share; strategies, with their policies, and seeds may be added later."""
     settings: dict[str, Any] = json.loads(json.dumps(asdict(matrix)))  # plain, as on file
     settings["selector"] = str(Selector.parse(matrix.selector))
-    free = ["strategies", "seeds", "policies", *(["selector"] if matrix.selector == "first" else [])]
+    usual = {"selector": "first", "protocol": PROTOCOLS[0]}
+    free = ["strategies", "seeds", "policies", *(k for k, v in usual.items() if settings[k] == v)]
     return {k: v for k, v in settings.items() if k not in free}  # folders from before there were selectors have none

@@ -117,7 +117,7 @@ def settings_line(report: Report) -> str:
     return (
         f"suite {c.get('suite')} ({report.suite_version}), model {backbone.get('model')} "
         f"({backbone.get('backend')}, {backbone.get('dtype')}), budget {c.get('budget')}, "
-        f"feedback {c.get('feedback')}{mark}"
+        f"feedback {c.get('feedback')}{mark}" + (f", protocol {c['protocol']}" if "protocol" in c else "")
     )
 
 

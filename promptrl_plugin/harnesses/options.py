@@ -14,8 +14,10 @@ from promptrl_plugin.config import (
     DEFAULT_BUDGET,
     DEFAULT_SUITE,
     LEARNED,
+    PROTOCOLS,
     TAKES_POLICY,
     EnvConfig,
+    env_of,
 )
 from promptrl_plugin.env.selection import Selector
 from promptrl_plugin.errors import ConfigError
@@ -36,6 +38,8 @@ STRATEGY_FLAGS: Mapping[str, str] = {
     "agreement:K asks for K)",
     "split": "crossfit:K trains on K-1 folds of the suite and solves the other, for every fold",
     "seed": "seed of all sampling (default: 0)",
+    "protocol": "heldout (default), or paper: the source paper's, with oracle feedback, at most 10 generations, "
+    "temperature 0.7 and top-p 0.9 (marked, for comparison only)",
 }
 
 
@@ -72,6 +76,7 @@ class StrategyOptions:
     split: Split | None = None
     seed: int = 0
     selector: Selector = field(default_factory=Selector)
+    protocol: str = PROTOCOLS[0]
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> StrategyOptions:
@@ -82,15 +87,20 @@ class StrategyOptions:
         """
         values = {k: v for k, v in given.items() if v is not None}
         policy, split = values.get("policy"), values.get("split")
+        protocol = str(values.get("protocol", PROTOCOLS[0]))
+        usual = env_of(protocol)
         options = cls(
             strategy=str(values.get("strategy", "")),
             policy=Path(str(policy)).expanduser() if policy else None,
-            budget=_integer("budget", values.get("budget", DEFAULT_BUDGET)),
-            feedback=_feedback(values.get("feedback", Feedback.VISIBLE)),
+            budget=_integer("budget", values.get("budget", usual.budget)),
+            feedback=_feedback(values.get("feedback", usual.feedback)),
             split=Split.parse(str(split)) if split else None,
             seed=_integer("seed", values.get("seed", 0)),
-            selector=Selector.parse(str(values.get("selector", EnvConfig().selector))),
+            selector=Selector.parse(str(values.get("selector", usual.selector))),
+            protocol=protocol,
         )
+        if options.feedback.value != usual.feedback and protocol != PROTOCOLS[0]:
+            raise ConfigError(f"--protocol {protocol} shows {usual.feedback} feedback; leave out --feedback")
         if options.budget < 1:
             raise ConfigError(f"a budget of {options.budget} generations solves nothing; use --budget 1 or more")
         if options.split and options.policy:
@@ -99,12 +109,14 @@ class StrategyOptions:
             if value and options.strategy not in takers:
                 raise ConfigError(f"strategy {options.strategy!r} is not trained; leave out {flag}")
         if options.strategy == "direct":  # one greedy generation, whatever else is asked for: one name for one result
-            return replace(options, budget=1, feedback=Feedback.NONE, seed=0, selector=Selector())
+            return cls("direct", budget=1, feedback=Feedback.NONE)
         return options
 
     def env(self) -> EnvConfig:
         """The settings of an episode that these options decide; the others are the defaults."""
-        return EnvConfig(budget=self.budget, feedback=self.feedback.value, selector=str(self.selector))
+        return replace(
+            env_of(self.protocol), budget=self.budget, feedback=self.feedback.value, selector=str(self.selector)
+        )
 
 
 @dataclass(frozen=True, slots=True)

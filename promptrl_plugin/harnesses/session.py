@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ import promptrl_plugin
 from promptrl_plugin.backbones.base import Backbone
 from promptrl_plugin.backbones.caching import CachingBackbone
 from promptrl_plugin.checking.base import Judge
-from promptrl_plugin.config import EnvConfig, JudgeConfig, to_dict
+from promptrl_plugin.config import EnvConfig, JudgeConfig, env_of, to_dict
 from promptrl_plugin.env.feedback import Checker, NoFeedback, make_checker
 from promptrl_plugin.errors import ConfigError, DataError, UnknownNameError
 from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions, StrategyOptions
@@ -227,8 +228,9 @@ def select(tasks: Sequence[Task], id_range: tuple[int, int] | None) -> list[Task
 
 def identity(options: SolveOptions, suite: Suite, backbone: Backbone, policy: str) -> dict[str, Any]:
     """All that changes the samples besides the options that the file's name spells out."""
-    env = to_dict(EnvConfig())
-    del env["selector"]  # spelled out
+    usual = env_of(options.strategy.protocol)
+    env = to_dict(replace(usual, budget=EnvConfig().budget, feedback=EnvConfig().feedback))
+    del env["selector"]  # spelled out, as are budget and feedback
     return {
         "suite": [suite.name, suite.version],
         "backbone": backbone.fingerprint,

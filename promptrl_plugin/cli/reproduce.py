@@ -1,0 +1,214 @@
+"""``promptrl reproduce``: one cell of the paper's matrix, from training to the report."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from promptrl_plugin.cli.compare import compare
+from promptrl_plugin.cli.console import console
+from promptrl_plugin.cli.evaluate import Backend, BaseUrl, Budget, Dtype, Protocol, joined_urls
+from promptrl_plugin.cli.report import report
+from promptrl_plugin.cli.training import like_run, run_training, under
+from promptrl_plugin.config import DEFAULT_SUITE, LEARNED, PROTOCOLS, TrainConfig, load, recipes
+from promptrl_plugin.errors import ConfigError, UnknownNameError
+
+__all__ = ["Plan", "Step", "reproduce"]
+
+_UNTRAINED = ("direct", "best-of-k", "random-hybrid", "epic", "reflexion")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One part of a reproduction.
+
+    Attributes:
+        command: What does the same by hand.
+        generations: At most so many LLM generations.
+        done: Whether it need not be run (again).
+        run: Runs it, or goes on with it.
+    """
+
+    command: str
+    generations: int
+    done: bool
+    run: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a reproduction trains, evaluates and reports.
+
+    Attributes:
+        config: Settings of PPO's runs, but for the seed.
+        suite: What is evaluated.
+        protocol: One of `config.PROTOCOLS`.
+        seeds: Of training and sampling.
+        budget: LLM generations per task.
+        learners: Strategies that are trained beside `promptrl`, each on the tasks and at the train generations of
+            the run of the same seed.
+        out: Folder of everything.
+    """
+
+    config: TrainConfig
+    suite: str
+    protocol: str
+    seeds: tuple[int, ...]
+    budget: int
+    learners: tuple[str, ...]
+    out: Path
+
+    def folder(self, strategy: str, seed: int | str) -> Path:
+        """Run folder of a training; ``{seed}`` for all of a strategy."""
+        return self.out / "train" / f"{strategy}-seed{seed}"
+
+    def steps(self) -> list[Step]:
+        """In order; every step goes on where an earlier call of it was broken off.
+
+        Raises:
+            DataError: The suite's data is not at hand.
+        """
+        trained = [self._train(seed) for seed in self.seeds]
+        trained += [self._learn(learner, seed) for seed in self.seeds for learner in self.learners]
+        return [*trained, self._compare(), self._report()]
+
+    def _train(self, seed: int) -> Step:
+        folder, config = self.folder("promptrl", seed), replace(self.config, seed=seed)
+        given = {"config": "RECIPE", **({} if self.protocol == PROTOCOLS[0] else {"protocol": self.protocol})}
+        command = self._words("train", **given, seed=seed, budget=self.budget, out=folder, resume="")
+        steps = config.ppo.total_steps
+        return Step(command, steps, _finished(folder), lambda: run_training(config, folder, resume=True))
+
+    def _learn(self, strategy: str, seed: int) -> Step:
+        folder, like = self.folder(strategy, seed), self.folder("promptrl", seed)
+        learner = LEARNED[strategy]
+
+        def run() -> None:
+            run_training(replace(like_run(like), learner=learner), folder, resume=True)
+
+        command = self._words("train", learner=learner, like=like, out=folder, resume="")
+        return Step(command, self.config.ppo.total_steps, _finished(folder), run)
+
+    def _compare(self) -> Step:
+        from promptrl_plugin.suites.registry import load_suite
+
+        config = self.config
+        names = (*_UNTRAINED, *self.learners, "promptrl")
+        policies = [f"{name}={self.folder(name, '{seed}')}/bundle" for name in (*self.learners, "promptrl")]
+        given = {
+            "suite": self.suite, "strategies": ",".join(names), "seeds": ",".join(map(str, self.seeds)),
+            "budget": self.budget, "protocol": self.protocol, "selector": config.env.selector, "policy": policies,
+            "out": self.out / "compare",
+        }  # fmt: skip
+        model = {"model": config.backbone, "backend": config.backend, "dtype": config.dtype}
+        urls = config.base_url.split(",") if config.base_url else None
+        tasks = len(load_suite(self.suite).tasks())
+        most = tasks * (1 + (len(names) - 1) * len(self.seeds) * self.budget)
+        return Step(self._words("compare", **given), most, False, lambda: compare(**given, **model, base_url=urls))  # type: ignore[arg-type]
+
+    def _report(self) -> Step:
+        folder = self.out / "compare"
+        return Step(f"promptrl report {shlex.quote(str(folder))}", 0, False, lambda: report(folder))
+
+    def _words(self, name: str, **options: Any) -> str:
+        """A command of promptrl, with the model of the plan where no other run gives it."""
+        config = self.config
+        if "like" not in options:
+            options = {"model": config.backbone, "backend": config.backend, "dtype": config.dtype} | options
+        if config.base_url and "like" not in options:
+            options["base-url"] = config.base_url.split(",")
+        words = ["promptrl", name]
+        for option, value in options.items():
+            for one in value if isinstance(value, list) else [value]:
+                words += [f"--{option}", *([str(one)] if one != "" else [])]
+        return shlex.join(words)
+
+
+def reproduce(
+    backbone: Annotated[str, typer.Option(help=f"Model; recipes ship for {', '.join(recipes())}.")],
+    suite: Annotated[str, typer.Option(help="Suite to evaluate, see `promptrl suites`.")] = DEFAULT_SUITE,
+    protocol: Protocol = PROTOCOLS[0],
+    seeds: Annotated[str, typer.Option(help="Training seeds, separated by commas.")] = "0,1,2",
+    budget: Budget = None,
+    learners: Annotated[
+        str | None,
+        typer.Option(
+            help="Baselines to train, separated by commas (default: best-fixed, linucb, and gepa if it is installed)."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file of training settings, or a recipe's name (default: the backbone's).")
+    ] = None,
+    backend: Backend = "hf",
+    dtype: Dtype = "",
+    base_url: BaseUrl = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of everything (default: `runs/<backbone>-<suite>-<protocol>`).")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and run nothing.")] = False,
+) -> None:
+    """Train the agent and the baselines for one backbone, evaluate every strategy on one suite, and report.
+
+    With protocol heldout, training is on tasks that no evaluated suite contains, and strategies see the visible tests.
+    Protocol paper is the source paper's (oracle feedback, at most 10 generations); its results are marked and not
+    eligible for a leaderboard. Killed at any moment, the same command goes on.
+    """
+    settings = _settings(backbone, config, protocol, budget)
+    settings = replace(
+        settings, backend=backend, dtype=dtype or settings.dtype, base_url=joined_urls(base_url) or "",
+        suite="apps-train" if suite.startswith("apps") else "starter-train" if suite.startswith("starter") else settings.suite,
+    )  # fmt: skip
+    folder = out or Path("runs") / f"{Path(backbone).name.lower()}-{suite}-{protocol}"
+    plan = Plan(settings, suite, protocol, _seeds(seeds), settings.env.budget, _learners(learners), folder)
+    steps = plan.steps()
+    for number, step in enumerate(steps, 1):
+        most = f", at most {step.generations:,} generations" if step.generations else ""
+        state = "done" if step.done else f"{number} of {len(steps)}{most}"
+        console.print(f"[bold]{state}[/bold]", highlight=False)
+        console.print(
+            step.command.replace("RECIPE", str(config or backbone)), highlight=False, markup=False, soft_wrap=True
+        )
+        if not dry_run and not step.done:
+            step.run()
+
+
+def _settings(backbone: str, config: Path | None, protocol: str, budget: int | None) -> TrainConfig:
+    """The recipe of a backbone (the defaults where none ships), at the budget and sampling of a protocol.
+
+    Raises:
+        ConfigError: There is no such configuration or protocol, or the budget is none.
+    """
+    base = load(config) if config is not None else load(Path(backbone)) if backbone in recipes() else TrainConfig()
+    if protocol != PROTOCOLS[0]:
+        base = under(base, protocol)
+    chosen = base.env.budget if budget is None else budget
+    if chosen < 1:
+        raise ConfigError(f"a budget of {chosen} generations solves nothing; use --budget 1 or more")
+    return replace(base, backbone=backbone, env=replace(base.env, budget=chosen))
+
+
+def _learners(text: str | None) -> tuple[str, ...]:
+    if text is None:
+        return ("best-fixed", "linucb", *(["gepa"] if importlib.util.find_spec("gepa") else []))
+    named = tuple(name for part in text.split(",") if (name := part.strip()))
+    for name in named:
+        if name not in LEARNED or name == "promptrl":
+            raise UnknownNameError("learner", name, [n for n in LEARNED if n != "promptrl"])
+    return named
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ConfigError(f"--seeds {text!r} must be whole numbers with commas between them") from None
+
+
+def _finished(folder: Path) -> bool:
+    return (folder / "bundle").is_dir()
