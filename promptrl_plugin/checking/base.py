@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from promptrl_plugin.checking.probes import ProbeGroup
-from promptrl_plugin.records import AssertGroup, GroupVerdict, PairGroup
+from promptrl_plugin.records import AssertGroup, FailureKind, GroupVerdict, PairGroup, Status
 from promptrl_plugin.suites.hidden import CallGroup
 
-__all__ = ["GIVE_UP_AFTER", "Judge", "JudgeRequest", "ProbeRequest", "TestGroup"]
+__all__ = ["GIVE_UP_AFTER", "Judge", "JudgeRequest", "ProbeRequest", "TestGroup", "ends_with", "hung"]
 
 TestGroup = AssertGroup | CallGroup | PairGroup
 
@@ -29,6 +29,7 @@ class JudgeRequest:
         give_up_after: Tests of a group that may run out of time before the rest of the group counts as failed, too
             (0: all are waited for, as EvalPlus does). Such a program has failed; only its soft score may differ.
         stop_early: Skip the groups after one that did not pass; their verdict is then None.
+        stop_hung: The same after one in which a test ran out of time.
     """
 
     program: str
@@ -36,6 +37,17 @@ class JudgeRequest:
     fail_fast: bool = False
     stop_early: bool = False
     give_up_after: int = 0
+    stop_hung: bool = False
+
+
+def hung(verdict: GroupVerdict) -> bool:
+    """Whether a test ran out of time."""
+    return verdict.status is Status.TIMEOUT or verdict.failure is FailureKind.TIMEOUT
+
+
+def ends_with(verdict: GroupVerdict, stop_early: bool, stop_hung: bool) -> bool:
+    """Whether the groups after one with that verdict are skipped."""
+    return (stop_early and verdict.status is not Status.PASS) or (stop_hung and hung(verdict))
 
 
 @dataclass(frozen=True, slots=True)

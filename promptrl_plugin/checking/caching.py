@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from promptrl_plugin.checking.base import Judge, JudgeRequest, ProbeRequest, TestGroup
+from promptrl_plugin.checking.base import Judge, JudgeRequest, ProbeRequest, TestGroup, ends_with
 from promptrl_plugin.checking.outcomes import OUTCOMES_VERSION
-from promptrl_plugin.records import GroupVerdict, Status, content_hash
+from promptrl_plugin.records import GroupVerdict, content_hash
 from promptrl_plugin.storage.cache import Cache, verdict_key
 
 __all__ = ["CachingJudge"]
@@ -24,12 +24,12 @@ class _Asked:
     known: dict[int, GroupVerdict] = field(default_factory=dict)
 
     def missing(self) -> list[int]:
-        """Positions of the groups that have to be judged, given `stop_early`."""
+        """Positions of the groups that have to be judged, given what ends the request."""
         positions = []
         for i in range(len(self.keys)):
             if i not in self.known:
                 positions.append(i)
-            elif self.request.stop_early and self.known[i].status is not Status.PASS:
+            elif self._ends_with(self.known[i]):
                 break
         return positions
 
@@ -38,9 +38,12 @@ class _Asked:
         answer: list[GroupVerdict | None] = []
         for i in range(len(self.keys)):
             before = answer[-1] if answer else None
-            stopped = self.request.stop_early and answer and (before is None or before.status is not Status.PASS)
+            stopped = answer and (before is None or self._ends_with(before))
             answer.append(None if stopped else self.known.get(i))
         return tuple(answer)
+
+    def _ends_with(self, verdict: GroupVerdict) -> bool:
+        return ends_with(verdict, self.request.stop_early, self.request.stop_hung)
 
 
 class CachingJudge:
@@ -106,7 +109,7 @@ class CachingJudge:
         """Judge the missing groups of these requests, once where several ask for the same."""
         positions: dict[tuple[object, ...], list[int]] = {}
         for n, a in enumerate(asked):
-            same = (*(a.keys[i] for i in a.missing()), a.request.stop_early)
+            same = (*(a.keys[i] for i in a.missing()), a.request.stop_early, a.request.stop_hung)
             positions.setdefault(same, []).append(n)
         firsts = [ns[0] for ns in positions.values()]
 

@@ -188,7 +188,7 @@ class CheckQuestion:
 
     def message(self, number: int, keys: list[str]) -> tuple[Any, ...]:
         r = self.request
-        return ("check", number, r.program, keys, r.fail_fast, r.stop_early, r.give_up_after)
+        return ("check", number, r.program, keys, r.fail_fast, r.stop_early, r.stop_hung, r.give_up_after)
 
     def answer(self, data: Any) -> tuple[GroupVerdict | None, ...]:
         return tuple(map(_verdict, data))

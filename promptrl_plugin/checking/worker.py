@@ -4,7 +4,7 @@ Started by `judge.IsolatedJudge` as a fresh interpreter without torch (see `laun
 code, but has a zygote do so, which was split off before it knew any expected output.
 
 From the judge, pickled: ``("group", key, CallSpec | AssertGroup | PairGroup | ProbeGroup)`` once a group,
-then ``("check", number, program, keys, fail_fast, stop_early, give_up_after)``, answered by the JSON
+then ``("check", number, program, keys, fail_fast, stop_early, stop_hung, give_up_after)``, answered by the JSON
 ``[number, [[status, passed, total, failure, detail] or null, …]]``, or ``("execute", number, program, key)``, answered
 by ``[number, [outcome, …]]``. First of all it sends ``["ready", layers]``.
 """
@@ -16,10 +16,12 @@ import pickle
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from promptrl_plugin.checking.base import ends_with, hung
 from promptrl_plugin.checking.compare import set_oracle
 from promptrl_plugin.checking.expected import BrokenReferenceError, CallSpec, Expected, ExpectedStore
 from promptrl_plugin.checking.grading import AssertTests, CallTests, GroupGrader, Tests
@@ -30,8 +32,8 @@ from promptrl_plugin.checking.pairs import PAIR_SECONDS, PairPlan, PairTests
 from promptrl_plugin.checking.probes import ProbeGroup, probe_inputs
 from promptrl_plugin.checking.programs import plan_assert
 from promptrl_plugin.checking.runner import Job, Part
-from promptrl_plugin.checking.zygote_client import ZygoteClient
-from promptrl_plugin.records import AssertGroup, FailureKind, GroupVerdict, PairGroup, Status
+from promptrl_plugin.checking.zygote_client import Ends, ZygoteClient, never
+from promptrl_plugin.records import AssertGroup, GroupVerdict, PairGroup, Status
 
 __all__ = ["Worker"]
 
@@ -84,14 +86,17 @@ class Worker:
             answer = self._check(*asked) if kind == "check" else self._execute(*asked)
             connection.send_bytes(json.dumps([number, answer]).encode())
 
-    def _check(self, program: str, keys: list[str], fail_fast: bool, stop_early: bool, give_up_after: int) -> list[Any]:
+    def _check(
+        self, program: str, keys: list[str], fail_fast: bool, stop_early: bool, stop_hung: bool, give_up_after: int
+    ) -> list[Any]:
+        ends = partial(ends_with, stop_early=stop_early, stop_hung=stop_hung)
         groups = [self._groups[key] for key in keys]
         answers: list[Any] = []
         while len(answers) < len(keys):
-            for verdict in self._first_verdicts(program, groups[len(answers) :], fail_fast, stop_early, give_up_after):
+            for verdict in self._first_verdicts(program, groups[len(answers) :], fail_fast, ends, give_up_after):
                 passed = "".join("01"[p] for p in verdict.passed)
                 answers.append([verdict.status, passed, verdict.total, verdict.failure, verdict.detail])
-                if stop_early and verdict.status is not Status.PASS:
+                if ends(verdict):
                     return answers + [None] * (len(keys) - len(answers))
         return answers
 
@@ -100,7 +105,7 @@ class Worker:
         program: str,
         groups: Sequence[TestSpec | ProbeGroup],
         fail_fast: bool,
-        stop_early: bool,
+        ends: Ends,
         give_up_after: int,
     ) -> list[GroupVerdict]:
         """Verdicts on as many of the groups as one child could run, at least on the first."""
@@ -112,10 +117,10 @@ class Worker:
                         break
                     return [self._original(program, group, fail_fast)]
                 plans.append(self._plan(group, program))
-            verdicts = self._run(program, plans, 1.0, fail_fast, stop_early, give_up_after)
+            verdicts = self._run(program, plans, 1.0, fail_fast, ends, give_up_after)
         except BrokenReferenceError as e:
             if len(groups) > 1:  # of which group?
-                return self._first_verdicts(program, groups[:1], fail_fast, stop_early, give_up_after)
+                return self._first_verdicts(program, groups[:1], fail_fast, ends, give_up_after)
             assert isinstance(groups[0], CallSpec)
             return [GroupVerdict(Status.ERROR, (), groups[0].count, None, str(e))]
         stretch = self._zygote.stretch
@@ -129,12 +134,12 @@ class Worker:
         plans: Sequence[Plan],
         stretch: float,
         fail_fast: bool,
-        stop_early: bool = False,
+        ends: Ends = never,
         give_up_after: int = 0,
     ) -> list[GroupVerdict]:
         parts, tests = zip(*(plan(stretch, fail_fast) for plan in plans), strict=True)
         graders = [GroupGrader(t, fail_fast, give_up_after) for t in tests]
-        return self._zygote.run(Job(program, parts, fail_fast), graders, stop_early)
+        return self._zygote.run(Job(program, parts, fail_fast), graders, ends)
 
     def _with_patience(self, program: str, plan: Plan, verdict: GroupVerdict, stretch: float) -> GroupVerdict:
         """A verdict that does not depend on what else the machine does.
@@ -144,8 +149,7 @@ class Worker:
         stretched by as much. That counts where all of its calls together computed for no longer than one of them
         may take: then none was slow, and none used the stretched limit to outlast its own.
         """
-        met_limit = verdict.status is Status.TIMEOUT or verdict.failure is FailureKind.TIMEOUT
-        if met_limit and _BUSY <= stretch <= _ASLEEP:
+        if hung(verdict) and _BUSY <= stretch <= _ASLEEP:
             (again,) = self._run(program, [plan], stretch, fail_fast=True)
             quick = self._zygote.computed <= min(plan(1.0, True)[0].limits, default=0.0)
             return again if quick and again.status is Status.PASS else verdict

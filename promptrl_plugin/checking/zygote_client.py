@@ -6,15 +6,23 @@ import json
 import pickle
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from promptrl_plugin.checking.expected import BrokenReferenceError
 from promptrl_plugin.checking.grading import GroupGrader
 from promptrl_plugin.checking.runner import Job
 from promptrl_plugin.checking.zygote import LENGTH, MESSAGE, NEXT, STOP, Message
-from promptrl_plugin.records import GroupVerdict, Status
+from promptrl_plugin.records import GroupVerdict
 
-__all__ = ["ZygoteClient", "ZygoteDiedError"]
+__all__ = ["Ends", "ZygoteClient", "ZygoteDiedError", "never"]
+
+Ends = Callable[[GroupVerdict], bool]
+"""Whether a part with that verdict is the last that is wanted."""
+
+
+def never(verdict: GroupVerdict) -> bool:
+    """All parts are wanted."""
+    return False
 
 
 class ZygoteDiedError(Exception):
@@ -38,7 +46,7 @@ class ZygoteClient:
         self.stretch, self.computed = 1.0, 0.0
         self.layers: list[list[object]] = json.loads(self._receive()[2])
 
-    def run(self, job: Job, graders: Sequence[GroupGrader], stop_early: bool = False) -> list[GroupVerdict]:
+    def run(self, job: Job, graders: Sequence[GroupGrader], ends: Ends = never) -> list[GroupVerdict]:
         """Run one job; verdicts on its first parts, at least on one.
 
         Those on the others need another child: this one has ended before, or in the middle of them.
@@ -46,7 +54,7 @@ class ZygoteClient:
         Args:
             job: What to run.
             graders: One a part.
-            stop_early: Stop after the first part that does not pass.
+            ends: Whether a part with that verdict is the last that is wanted.
 
         Raises:
             BrokenReferenceError: The reference failed when it had to be run again.
@@ -55,7 +63,7 @@ class ZygoteClient:
         data = pickle.dumps(job)
         self._send(LENGTH.pack(len(data)) + data)
         begin = time.monotonic()
-        run = _Run(graders, stop_early)
+        run = _Run(graders, ends)
         error: BrokenReferenceError | None = None
         stopped = False
         while True:
@@ -109,9 +117,9 @@ class _Run:
         finished: Nothing more is needed from the child.
     """
 
-    def __init__(self, graders: Sequence[GroupGrader], stop_early: bool) -> None:
+    def __init__(self, graders: Sequence[GroupGrader], ends: Ends) -> None:
         self._graders = graders
-        self._stop_early = stop_early
+        self._ends = ends
         self._at = 0
         self.finished = False
 
@@ -131,7 +139,7 @@ class _Run:
 
     def _goes_on(self, grader: GroupGrader) -> bool:
         last = self._at + 1 == len(self._graders)
-        return not (last or (self._stop_early and grader.verdict(killed=False).status is not Status.PASS))
+        return not (last or self._ends(grader.verdict(killed=False)))
 
     def verdicts(self, killed: bool) -> list[GroupVerdict]:
         """Verdicts on the parts that count, once the child is gone; see `GroupGrader.verdict`."""

@@ -145,19 +145,14 @@ def judge_hidden(judge: Judge, programs: Sequence[tuple[Task, HiddenTests, str]]
     Raises:
         JudgeError: A program could not be judged.
     """
-    verdicts: list[list[GroupVerdict]] = [[] for _ in programs]
-    for position in range(max((len(tests.groups) for _, tests, _ in programs), default=0)):
-        owed = [
-            i for i, (_, tests, _) in enumerate(programs) if position < len(tests.groups) and not _hung(verdicts[i])
-        ]
-        requests = [
-            JudgeRequest(programs[i][2], (programs[i][1].groups[position],), give_up_after=GIVE_UP_AFTER) for i in owed
-        ]
-        for i, (verdict,) in zip(owed, judge.check(requests), strict=True):
-            verdicts[i].append(_decided(verdict, programs[i][0]))
-    for found, (_, tests, _) in zip(verdicts, programs, strict=True):
-        found += [_not_run(group) for group in tests.groups[len(found) :]]
-    return [tuple(found) for found in verdicts]
+    requests = [JudgeRequest(p, t.groups, give_up_after=GIVE_UP_AFTER, stop_hung=True) for _, t, p in programs]
+    return [
+        tuple(
+            _not_run(group) if i and verdict is None else _decided(verdict, task)
+            for i, (verdict, group) in enumerate(zip(verdicts, tests.groups, strict=True))
+        )
+        for verdicts, (task, tests, _) in zip(judge.check(requests), programs, strict=True)
+    ]
 
 
 def passes_hidden(judge: Judge, programs: Sequence[tuple[Task, HiddenTests, str]]) -> list[bool]:
@@ -171,10 +166,6 @@ def passes_hidden(judge: Judge, programs: Sequence[tuple[Task, HiddenTests, str]
         all(v is not None and _decided(v, task).status is Status.PASS for v in verdicts)  # None: after a failure
         for verdicts, (task, _, _) in zip(judge.check(requests), programs, strict=True)
     ]
-
-
-def _hung(verdicts: Sequence[GroupVerdict]) -> bool:
-    return any(v.status is Status.TIMEOUT or v.failure is FailureKind.TIMEOUT for v in verdicts)
 
 
 def _not_run(group: TestGroup) -> GroupVerdict:

@@ -9,6 +9,7 @@ import pytest
 from promptrl_plugin.checking.launch import WorkerSettings
 from promptrl_plugin.checking.runner import Job
 from promptrl_plugin.checking.worker import Worker
+from promptrl_plugin.checking.zygote_client import never
 from promptrl_plugin.records import AssertGroup, FailureKind, GroupVerdict, Status
 
 LATE = GroupVerdict(Status.FAIL, (False,), 1, FailureKind.TIMEOUT, "f(1) took too long")
@@ -24,7 +25,7 @@ class SharedProcessor:
         self.verdicts = list(verdicts)
         self.asked: list[tuple[list[float], bool]] = []
 
-    def run(self, job: Job, graders: Any, stop_early: bool) -> list[GroupVerdict]:
+    def run(self, job: Job, graders: Any, ends: Any) -> list[GroupVerdict]:
         self.asked.append((job.parts[0].limits, job.fail_fast))
         return [self.verdicts.pop(0)]
 
@@ -35,7 +36,7 @@ def judged(zygote: SharedProcessor) -> GroupVerdict:
     worker._zygote = zygote  # type: ignore[assignment]
     group = AssertGroup(("assert f(1) == 1",))
     (verdict,) = worker._first_verdicts(
-        "def f(x):\n    return x\n", [group], fail_fast=False, stop_early=False, give_up_after=0
+        "def f(x):\n    return x\n", [group], fail_fast=False, ends=never, give_up_after=0
     )
     return verdict
 

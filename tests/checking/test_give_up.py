@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,19 @@ def test_the_two_are_not_taken_for_each_other_by_the_cache(judge: IsolatedJudge,
     lengths = [len(verdicts(caching, n, GROUP)[0].passed) for n in (2, 0, 2)]
     assert lengths == [3, 6, 3]
     assert (caching.misses, caching.hits) == (2, 1)
+
+
+def test_groups_after_one_that_hung_are_left_out_where_that_is_asked(judge: IsolatedJudge, tmp_path: Path) -> None:
+    request = JudgeRequest(LOOPS, (GROUP, AFTER), give_up_after=1, stop_hung=True)
+    caching = CachingJudge(judge, Cache(tmp_path / "verdicts.sqlite"))
+    for asked in (judge, caching, caching):
+        ((stopped, after),) = asked.check([request])
+        assert stopped is not None
+        assert stopped.failure is FailureKind.TIMEOUT
+        assert after is None
+    assert (caching.misses, caching.hits) == (1, 1)
+    wrong = replace(request, program="def f(x):\n    return x\n")
+    ((failed, ran),) = judge.check([wrong])
+    assert failed is not None
+    assert ran is not None
+    assert (failed.status, ran.status) == (Status.FAIL, Status.FAIL), "wrong is not hung"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from doubles import ExecJudge, train_task
 
-from promptrl_plugin.checking.base import JudgeRequest
+from promptrl_plugin.checking.base import JudgeRequest, ends_with
 from promptrl_plugin.env.feedback import (
     NoFeedback,
     OracleFeedback,
@@ -53,8 +53,12 @@ class FixedJudge:
         self.groups: list[object] = []
 
     def check(self, requests: list[JudgeRequest], on_progress: object = None) -> list[tuple[GroupVerdict | None, ...]]:
-        self.groups += [g for r in requests for g in r.groups]
-        return [tuple(self.verdict for _ in r.groups) for r in requests]
+        ends = [ends_with(self.verdict, r.stop_early, r.stop_hung) for r in requests]
+        self.groups += [g for r, end in zip(requests, ends, strict=True) for g in (r.groups[:1] if end else r.groups)]
+        return [
+            tuple(None if end and i else self.verdict for i in range(len(r.groups)))
+            for r, end in zip(requests, ends, strict=True)
+        ]
 
     def close(self) -> None: ...
 
