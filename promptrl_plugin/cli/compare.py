@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from promptrl_plugin.cli.evaluate import (
     Dtype,
     Model,
     Protocol,
+    RayAddress,
     Selector,
     SolveProgress,
     joined_urls,
@@ -53,6 +55,7 @@ def compare(
     feedback: Annotated[str | None, typer.Option(help="none, visible or oracle (default: visible).")] = None,
     selector: Selector = "first",
     protocol: Protocol = PROTOCOLS[0],
+    ray: RayAddress = None,
 ) -> None:
     """Run strategies at equal budget on the same tasks and seeds, judge them, and test the differences.
 
@@ -78,7 +81,13 @@ def compare(
         suite, backbone, names, _integers(seeds), usual.budget if budget is None else budget, feedback or usual.feedback,
         ours, selector, rows, protocol,
     )  # fmt: skip
-    results = run_matrix(matrix, out, SolveProgress(), _announce)
+    with ExitStack() as stack:
+        cluster = None
+        if ray is not None:
+            from promptrl_plugin.evaluation.cluster import Cluster
+
+            cluster = stack.enter_context(Cluster(ray))
+        results = run_matrix(matrix, out, SolveProgress(), _announce, cluster)
     if matrix.feedback == "oracle":
         console.print(
             "feedback=oracle: hidden tests guided the search; not eligible for a leaderboard", highlight=False

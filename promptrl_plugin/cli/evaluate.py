@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from promptrl_plugin.config import DEFAULT_BACKBONE, DEFAULT_BUDGET, DEFAULT_SUI
 from promptrl_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
+    from promptrl_plugin.checking.base import Judge
     from promptrl_plugin.checking.results import Scores
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "Dtype",
     "Model",
     "Protocol",
+    "RayAddress",
     "Selector",
     "SolveProgress",
     "joined_urls",
@@ -60,6 +63,12 @@ Protocol = Annotated[
     typer.Option(
         help="heldout, or paper: the source paper's (oracle feedback, at most 10 generations, T 0.7, top-p 0.9)."
     ),
+]
+
+
+RayAddress = Annotated[
+    str | None,
+    typer.Option("--ray", help="Address of a Ray cluster to do it on, or auto (pip install 'promptrl-plugin[ray]')."),
 ]
 
 
@@ -148,8 +157,9 @@ def judge(
     partial: Annotated[
         bool, typer.Option("--partial", help="Accept samples that leave out tasks of the suite.")
     ] = False,
-    workers: Annotated[int, typer.Option(help="Worker processes (0: one per core).")] = 0,
+    workers: Annotated[int, typer.Option(help="Worker processes (0: one per core; with --ray: of every node).")] = 0,
     verdicts: Annotated[str, typer.Option(help="strict, or evalplus to reproduce EvalPlus's known errors.")] = "strict",
+    ray: RayAddress = None,
 ) -> None:
     """Judge samples in isolation and write EvalPlus's result format, strict and soft pass@1."""
     from promptrl_plugin.checking.judge import IsolatedJudge
@@ -160,8 +170,16 @@ def judge(
 
     if workers < 0:
         raise ConfigError(f"--workers must be 0 or more, not {workers}")
-    with IsolatedJudge(JudgeConfig(workers=workers, verdicts=verdicts)) as judge_:
-        judge_.start()
+    with ExitStack() as stack:
+        judge_: Judge
+        if ray is not None:
+            from promptrl_plugin.evaluation.cluster import Cluster
+
+            judge_ = stack.enter_context(Cluster(ray)).judge(JudgeConfig(verdicts=verdicts))
+            stack.callback(judge_.close)
+        else:
+            judge_ = local = stack.enter_context(IsolatedJudge(JudgeConfig(workers=workers, verdicts=verdicts)))
+            local.start()
         loaded = load_suite(suite)
         submissions = read_samples(samples, loaded, partial=partial)
         hidden = loaded.hidden()

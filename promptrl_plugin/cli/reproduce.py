@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import shlex
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ import typer
 
 from promptrl_plugin.cli.compare import compare
 from promptrl_plugin.cli.console import console
-from promptrl_plugin.cli.evaluate import Backend, BaseUrl, Budget, Dtype, Protocol, joined_urls
+from promptrl_plugin.cli.evaluate import Backend, BaseUrl, Budget, Dtype, Protocol, RayAddress, joined_urls
 from promptrl_plugin.cli.report import report
 from promptrl_plugin.cli.training import like_run, run_training, under
 from promptrl_plugin.config import DEFAULT_SUITE, LEARNED, PROTOCOLS, TrainConfig, load, recipes
@@ -21,6 +22,7 @@ from promptrl_plugin.errors import ConfigError, UnknownNameError
 
 __all__ = ["Plan", "Step", "reproduce"]
 
+_LAST = "bundle/manifest.json"  # of a run folder that is finished
 _UNTRAINED = ("direct", "best-of-k", "random-hybrid", "epic", "reflexion")
 
 
@@ -33,12 +35,16 @@ class Step:
         generations: At most so many LLM generations.
         done: Whether it need not be run (again).
         run: Runs it, or goes on with it.
+        training: Of a training, its run folder and what makes its settings, once what it depends on is done.
+        stage: Steps of one stage do not depend on each other.
     """
 
     command: str
     generations: int
     done: bool
     run: Callable[[], Any]
+    training: tuple[Path, Callable[[], TrainConfig]] | None = None
+    stage: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,7 @@ class Plan:
         learners: Strategies that are trained beside `promptrl`, each on the tasks and at the train generations of
             the run of the same seed.
         out: Folder of everything.
+        ray: Address of a Ray cluster that does it, None for this machine.
     """
 
     config: TrainConfig
@@ -63,6 +70,7 @@ class Plan:
     budget: int
     learners: tuple[str, ...]
     out: Path
+    ray: str | None = None
 
     def folder(self, strategy: str, seed: int | str) -> Path:
         """Run folder of a training; ``{seed}`` for all of a strategy."""
@@ -82,18 +90,19 @@ class Plan:
         folder, config = self.folder("promptrl", seed), replace(self.config, seed=seed)
         given = {"config": "RECIPE", **({} if self.protocol == PROTOCOLS[0] else {"protocol": self.protocol})}
         command = self._words("train", **given, seed=seed, budget=self.budget, out=folder, resume="")
-        steps = config.ppo.total_steps
-        return Step(command, steps, _finished(folder), lambda: run_training(config, folder, resume=True))
+        return self._training(command, folder, lambda: config, stage=0)
 
     def _learn(self, strategy: str, seed: int) -> Step:
         folder, like = self.folder(strategy, seed), self.folder("promptrl", seed)
         learner = LEARNED[strategy]
-
-        def run() -> None:
-            run_training(replace(like_run(like), learner=learner), folder, resume=True)
-
         command = self._words("train", learner=learner, like=like, out=folder, resume="")
-        return Step(command, self.config.ppo.total_steps, _finished(folder), run)
+        return self._training(command, folder, lambda: replace(like_run(like), learner=learner), stage=1)
+
+    def _training(self, command: str, folder: Path, settings: Callable[[], TrainConfig], stage: int) -> Step:
+        def run() -> None:
+            run_training(settings(), folder, resume=True)
+
+        return Step(command, self.config.ppo.total_steps, _finished(folder), run, (folder, settings), stage)
 
     def _compare(self) -> Step:
         from promptrl_plugin.suites.registry import load_suite
@@ -101,16 +110,18 @@ class Plan:
         config = self.config
         names = (*_UNTRAINED, *self.learners, "promptrl")
         policies = [f"{name}={self.folder(name, '{seed}')}/bundle" for name in (*self.learners, "promptrl")]
-        given = {
+        given: dict[str, Any] = {
             "suite": self.suite, "strategies": ",".join(names), "seeds": ",".join(map(str, self.seeds)),
             "budget": self.budget, "protocol": self.protocol, "selector": config.env.selector, "policy": policies,
             "out": self.out / "compare",
         }  # fmt: skip
-        model = {"model": config.backbone, "backend": config.backend, "dtype": config.dtype}
+        model: dict[str, Any] = {"model": config.backbone, "backend": config.backend, "dtype": config.dtype}
         urls = config.base_url.split(",") if config.base_url else None
         tasks = len(load_suite(self.suite).tasks())
         most = tasks * (1 + (len(names) - 1) * len(self.seeds) * self.budget)
-        return Step(self._words("compare", **given), most, False, lambda: compare(**given, **model, base_url=urls))  # type: ignore[arg-type]
+        return Step(
+            self._words("compare", **given), most, False, lambda: compare(**given, **model, base_url=urls, ray=self.ray)
+        )
 
     def _report(self) -> Step:
         folder = self.out / "compare"
@@ -151,6 +162,7 @@ def reproduce(
     out: Annotated[
         Path | None, typer.Option(help="Folder of everything (default: `runs/<backbone>-<suite>-<protocol>`).")
     ] = None,
+    ray: RayAddress = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and run nothing.")] = False,
 ) -> None:
     """Train the agent and the baselines for one backbone, evaluate every strategy on one suite, and report.
@@ -165,7 +177,7 @@ def reproduce(
         suite="apps-train" if suite.startswith("apps") else "starter-train" if suite.startswith("starter") else settings.suite,
     )  # fmt: skip
     folder = out or Path("runs") / f"{Path(backbone).name.lower()}-{suite}-{protocol}"
-    plan = Plan(settings, suite, protocol, _seeds(seeds), settings.env.budget, _learners(learners), folder)
+    plan = Plan(settings, suite, protocol, _seeds(seeds), settings.env.budget, _learners(learners), folder, ray)
     steps = plan.steps()
     for number, step in enumerate(steps, 1):
         most = f", at most {step.generations:,} generations" if step.generations else ""
@@ -174,8 +186,12 @@ def reproduce(
         console.print(
             step.command.replace("RECIPE", str(config or backbone)), highlight=False, markup=False, soft_wrap=True
         )
-        if not dry_run and not step.done:
+        if dry_run or step.done:
+            continue
+        if ray is None or step.training is None:
             step.run()
+        elif step is (together := [s for s in steps if s.stage == step.stage and s.training and not s.done])[-1]:
+            _train_there(ray, together)
 
 
 def _settings(backbone: str, config: Path | None, protocol: str, budget: int | None) -> TrainConfig:
@@ -211,4 +227,19 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 
 def _finished(folder: Path) -> bool:
-    return (folder / "bundle").is_dir()
+    return (folder / _LAST).exists()
+
+
+def _train_there(address: str, steps: Sequence[Step]) -> None:
+    """Run trainings that do not depend on each other on a cluster; each folder is here as soon as it is done."""
+    from promptrl_plugin.evaluation.cluster import Cluster, Files, read_files, train_run, write_files
+
+    command = "promptrl " + shlex.join(sys.argv[1:])
+    trainings = [step.training for step in steps if step.training is not None]
+
+    def done(i: int, files: Files) -> None:
+        write_files(trainings[i][0], files, last=[_LAST])
+        console.print(f"trained: {trainings[i][0]}", highlight=False, soft_wrap=True)
+
+    with Cluster(address) as cluster:
+        cluster.run(train_run, [(settings(), read_files(folder), command) for folder, settings in trainings], done)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from promptrl_plugin.checking.base import Judge
 from promptrl_plugin.checking.caching import CachingJudge
@@ -30,6 +30,9 @@ from promptrl_plugin.storage.jsonl import read_jsonl
 from promptrl_plugin.storage.runs import RunFolder, write_json
 from promptrl_plugin.suites.base import Suite
 from promptrl_plugin.suites.registry import load_suite
+
+if TYPE_CHECKING:
+    from promptrl_plugin.evaluation.cluster import Cluster
 
 __all__ = ["Cell", "Matrix", "Outcome", "bundle_of", "load_results", "read_results", "run_matrix", "submitted_after"]
 
@@ -142,7 +145,11 @@ class Outcome:
 
 
 def run_matrix(
-    matrix: Matrix, folder: Path, listener: Listener, on_cell: Callable[[Cell, list[Outcome]], None] | None = None
+    matrix: Matrix,
+    folder: Path,
+    listener: Listener,
+    on_cell: Callable[[Cell, list[Outcome]], None] | None = None,
+    cluster: Cluster | None = None,
 ) -> dict[str, list[Outcome]]:
     """Solve and judge every cell; returns and writes the outcomes by cell name.
 
@@ -151,6 +158,7 @@ def run_matrix(
         folder: Where; an interrupted run of the same settings goes on there.
         listener: Follows the solving.
         on_cell: Called as each cell is judged.
+        cluster: Solves the cells, several at once; None for this machine.
 
     Raises:
         ConfigError: `folder` holds another comparison.
@@ -172,19 +180,46 @@ def run_matrix(
     results: dict[str, list[Outcome]] = {}
     with ExitStack() as stack:
         cache = stack.enter_context(Cache())
-        backbone = open_backbone(matrix.backbone, cache)
-        stack.callback(backbone.close)
+        backbone = None if cluster is not None else open_backbone(matrix.backbone, cache)
+        if backbone is not None:
+            stack.callback(backbone.close)
         # Only now that nothing is amiss: a folder keeps its settings, the wrong ones, too.
         run = RunFolder.open(folder, settings) if begun else RunFolder.create(folder, settings)
         judge = CachingJudge(IsolatedJudge(JudgeConfig()), cache)
         stack.callback(judge.close)
-        for cell, request in zip(cells, requests, strict=True):
-            samples = solve_suite(request, suite, backbone, listener)
+        solved = _solve_there(cluster, requests, folder, listener) if cluster is not None else []
+        for i, (cell, request) in enumerate(zip(cells, requests, strict=True)):
+            samples = solve_suite(request, suite, backbone, listener) if backbone is not None else solved[i]
             results[cell.name] = outcomes_of(samples, suite, judge, matrix.budget)
             _keep(run.path, suite.version, cell, results[cell.name], samples, policies)
             if on_cell is not None:
                 on_cell(cell, results[cell.name])
     return results
+
+
+def _solve_there(cluster: Cluster, requests: Sequence[SolveOptions], folder: Path, listener: Listener) -> list[Path]:
+    """Samples files of the cells, solved on a cluster; each is here as soon as it is done."""
+    from promptrl_plugin.evaluation.cluster import read_files, solve_cell, write_files
+
+    jobs = []
+    for request in requests:
+        s = request.strategy
+        begun = read_files(folder, f"*/*_{s.strategy}_b{s.budget}_*_s{s.seed}_*.jsonl")
+        jobs.append((request, begun, read_files(s.policy) if s.policy is not None else {}))
+    paths: list[Path] = [folder] * len(requests)
+
+    def done(i: int, result: tuple[str, dict[str, bytes]]) -> None:
+        name, files = result
+        write_files(folder, files, last=[name])
+        paths[i] = folder / name
+        listener.sample()
+
+    listener.begin("cells", 0, len(jobs), folder)
+    try:
+        cluster.run(solve_cell, jobs, done)
+    finally:
+        listener.end()
+    return paths
 
 
 def load_results(folder: Path) -> dict[str, list[Outcome]]:
