@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Protocol
 
 from promptrl_plugin.backbones.base import Backbone
 from promptrl_plugin.backbones.caching import CachingBackbone
 from promptrl_plugin.errors import BackboneError, UnknownNameError
+from promptrl_plugin.plugins import load_plugin, plugin_names
 from promptrl_plugin.storage.cache import Cache
 
 __all__ = ["BACKENDS", "ENTRY_POINT_GROUP", "BackboneFactory", "backend_names", "load_backbone"]
@@ -101,6 +101,7 @@ def load_backbone(
 
     Raises:
         UnknownNameError: No such backend, alias or served model; near names are suggested.
+        ConfigError: The backend is another package's and cannot be loaded.
         BackboneError: The model cannot be found or loaded, or the server cannot be reached.
     """
     backbone = _factory(backend)(name, dtype=dtype, base_url=base_url)
@@ -109,15 +110,14 @@ def load_backbone(
 
 def backend_names() -> tuple[str, ...]:
     """Every backend: the built-in ones, then those of other packages."""
-    others = {point.name for point in entry_points(group=ENTRY_POINT_GROUP)} - BACKENDS.keys()
+    others = plugin_names(ENTRY_POINT_GROUP) - BACKENDS.keys()
     return (*BACKENDS, *sorted(others))
 
 
 def _factory(backend: str) -> BackboneFactory:
     if backend in BACKENDS:
         return BACKENDS[backend]
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        if point.name == backend:
-            factory: BackboneFactory = point.load()
-            return factory
+    factory: BackboneFactory | None = load_plugin(ENTRY_POINT_GROUP, "backend", backend)
+    if factory is not None:
+        return factory
     raise UnknownNameError("backend", backend, backend_names())

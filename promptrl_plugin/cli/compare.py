@@ -25,6 +25,7 @@ from promptrl_plugin.cli.evaluate import (
 from promptrl_plugin.cli.report import print_tables
 from promptrl_plugin.config import DEFAULT_BACKBONE, DEFAULT_SUITE, PROTOCOLS, TAKES_POLICY, env_of
 from promptrl_plugin.errors import ConfigError, UnknownNameError
+from promptrl_plugin.plugins import plugin_names
 
 if TYPE_CHECKING:
     from promptrl_plugin.evaluation.compare import Cell, Outcome
@@ -115,8 +116,9 @@ def parse_policies(given: Sequence[str]) -> dict[str, str]:
         if not equals or "/" in row:
             row, path = "promptrl", text
         name, colon, label = row.partition(":")
-        if name not in TAKES_POLICY:
-            raise UnknownNameError("trained strategy", name, TAKES_POLICY)
+        takers = {*TAKES_POLICY, *plugin_names("promptrl.strategies")}
+        if name not in takers:
+            raise UnknownNameError("trained strategy", name, takers)
         if row in policies or not path or (colon and not label):
             raise ConfigError(f"--policy {text}: give each row once, as NAME=PATH or NAME:LABEL=PATH")
         policies[row] = path

@@ -111,9 +111,11 @@ def run_training(resolved: defaults.TrainConfig, folder: Path, *, resume: bool) 
 
     Raises:
         UnknownNameError: There is no such learner or suite.
-        ConfigError: The suite is one that is evaluated.
+        ConfigError: The suite is one that is evaluated, or the feedback would be oracle.
         DataError: It has no data, or no task that can train.
     """
+    if resolved.env.feedback == "oracle":
+        raise ConfigError("training already rewards with all tests of the train tasks; use feedback visible or none")
     if resolved.learner not in defaults.LEARNED.values():
         raise UnknownNameError("learner", resolved.learner, defaults.LEARNED.values())
     from promptrl_plugin.agent.parts import build

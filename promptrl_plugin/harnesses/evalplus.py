@@ -108,6 +108,8 @@ def parse_flags(flags: Mapping[str, Any]) -> SolveOptions:
     for name, (harmless, reason) in _REFUSED.items():
         if flags.get(name, harmless) not in (harmless, None):
             raise ConfigError(f"--{name} {flags[name]} cannot be combined with --strategy: {reason}")
+    if flags.get("split") and flags.get("id_range") is not None:
+        raise ConfigError("--split solves every fold of the suite; leave out --id_range")
     if flags["dataset"] not in ("mbpp", "humaneval"):
         raise ConfigError(f"--dataset must be mbpp or humaneval with --strategy, not {flags['dataset']!r}")
     backbone = BackboneOptions(

@@ -21,6 +21,7 @@ from promptrl_plugin.config import (
 )
 from promptrl_plugin.env.selection import Selector
 from promptrl_plugin.errors import ConfigError
+from promptrl_plugin.plugins import plugin_names
 from promptrl_plugin.records import Feedback
 
 __all__ = ["STRATEGY_FLAGS", "BackboneOptions", "SolveOptions", "Split", "StrategyOptions", "unknown_flag"]
@@ -106,7 +107,9 @@ class StrategyOptions:
         if options.split and options.policy:
             raise ConfigError("--split trains its own policies; leave out --policy")
         for flag, value, takers in (("--policy", options.policy, TAKES_POLICY), ("--split", options.split, LEARNED)):
-            if value and options.strategy not in takers:
+            # What another package's strategy does with a policy is its own affair.
+            theirs = flag == "--policy" and options.strategy in plugin_names("promptrl.strategies")
+            if value and options.strategy not in takers and not theirs:
                 raise ConfigError(f"strategy {options.strategy!r} is not trained; leave out {flag}")
         if options.strategy == "direct":  # one greedy generation, whatever else is asked for: one name for one result
             return cls("direct", budget=1, feedback=Feedback.NONE)

@@ -13,7 +13,7 @@ import promptrl_plugin
 from promptrl_plugin.backbones.base import Backbone
 from promptrl_plugin.backbones.caching import CachingBackbone
 from promptrl_plugin.checking.base import Judge
-from promptrl_plugin.config import EnvConfig, JudgeConfig, env_of, to_dict
+from promptrl_plugin.config import TAKES_POLICY, EnvConfig, JudgeConfig, env_of, to_dict
 from promptrl_plugin.env.feedback import Checker, NoFeedback, make_checker
 from promptrl_plugin.errors import ConfigError, DataError, UnknownNameError
 from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions, StrategyOptions
@@ -162,7 +162,7 @@ def check_request(options: StrategyOptions) -> None:
     from promptrl_plugin.agent.bundle import PolicyBundle
 
     check_strategy(options.strategy)
-    if options.policy is not None:
+    if options.policy is not None and options.strategy in TAKES_POLICY:
         PolicyBundle.load(options.policy).check_strategy(options.strategy)
 
 

@@ -303,9 +303,13 @@ def _jsonl(rows: Iterator[dict[str, Any]]) -> bytes:
 def _bundle(comparison: Comparison, row: str, seed: int) -> PolicyBundle | None:
     """The policy bundle of a cell, None of a strategy that is not trained."""
     strategy = Cell(row, seed).strategy
-    if strategy not in LEARNED:
-        return None
     named = bundle_of(comparison.folder, row, seed)
+    if strategy not in LEARNED:
+        if named:
+            raise ConfigError(
+                f"{row} chose among the operators of {named[0]}, which no entry tells; name the other rows with --row"
+            )
+        return None
     present = [path for path in named if (path / MANIFEST).is_file()]
     if named and not present:
         raise ConfigError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from promptrl_plugin.errors import ConfigError, UnknownNameError
+from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.prompts.operators import KINDS, builtin_operators, find_operator
 from promptrl_plugin.prompts.operators.base import EpisodeView, Operator
 from promptrl_plugin.records import content_hash
@@ -37,19 +37,19 @@ class ActionTable:
 
     @classmethod
     def default(cls, kinds: Iterable[str] = KINDS, only: Iterable[str] = ()) -> ActionTable:
-        """The built-in operators of the given kinds; those that generate nothing (*revert*, *reset*, *stop*) always.
+        """The built-in operators of the given kinds, those that generate nothing (*revert*, *reset*, *stop*) always.
 
         Args:
             kinds: Of `operators.KINDS`.
-            only: Names, where not all of those kinds are wanted.
+            only: Names, where not all of those kinds are wanted, or some of other packages' operators are.
 
         Raises:
             ConfigError: A kind that does not exist, or lexical ones alone (a prompt may offer them nothing).
-            UnknownNameError: No built-in operator has a name of `only`.
+            UnknownNameError: No operator has a name of `only`.
         """
-        builtin, named = builtin_operators(), set(only)
-        if strange := named - {op.name for op in builtin}:
-            raise UnknownNameError("operator", min(strange), [op.name for op in builtin])
+        named = dict.fromkeys(only)
+        known = {op.name: op for op in builtin_operators()}
+        builtin = [*known.values(), *(find_operator(name) for name in named if name not in known)]
         wanted = set(kinds)
         if unknown := wanted - set(KINDS):
             raise ConfigError(f"unknown operator kind {min(unknown)!r}; one of: {', '.join(KINDS)}")

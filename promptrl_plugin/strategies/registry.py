@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType
 
@@ -14,6 +13,7 @@ from promptrl_plugin.backbones.registry import load_backbone
 from promptrl_plugin.config import LEARNED
 from promptrl_plugin.env.observation import OBSERVATION_VERSION
 from promptrl_plugin.errors import BundleError, UnknownNameError
+from promptrl_plugin.plugins import load_plugin, plugin_names
 from promptrl_plugin.storage.cache import Cache
 from promptrl_plugin.strategies.base import Strategy
 from promptrl_plugin.strategies.best_of_k import BestOfK
@@ -138,20 +138,20 @@ def make_strategy(name: str, *, backbone: Backbone, policy: Path | None = None, 
 
     Raises:
         UnknownNameError: No such strategy; near names are suggested.
+        ConfigError: It is another package's and cannot be loaded.
         BundleError: No policy fits the model; names the command that trains one.
     """
     if name in STRATEGIES:
         return STRATEGIES[name](backbone, policy, cache)
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        if point.name == name:
-            factory: Factory = point.load()
-            return factory(backbone, policy, cache)
+    factory: Factory | None = load_plugin(ENTRY_POINT_GROUP, "strategy", name)
+    if factory is not None:
+        return factory(backbone, policy, cache)
     raise UnknownNameError("strategy", name, strategy_names())
 
 
 def strategy_names() -> tuple[str, ...]:
     """Every name that `make_strategy` takes: the built-in ones, then those of other packages."""
-    others = {point.name for point in entry_points(group=ENTRY_POINT_GROUP)} - STRATEGIES.keys()
+    others = plugin_names(ENTRY_POINT_GROUP) - STRATEGIES.keys()
     return (*STRATEGIES, *sorted(others))
 
 

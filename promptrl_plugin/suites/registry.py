@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Literal
 
 from promptrl_plugin.errors import ConfigError, DataError, UnknownNameError
+from promptrl_plugin.plugins import call_plugin, load_plugin, plugin_names
 from promptrl_plugin.suites.base import Suite
 
 __all__ = [
@@ -120,14 +120,14 @@ def load_suite(name: str) -> Suite:
 
     Raises:
         UnknownNameError: No suite has that name; near names are suggested.
+        ConfigError: It is another package's and fails.
         DataError: Its data is missing, unreachable or malformed.
     """
     if name in SUITES:
         return SUITES[name]()
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        if point.name == name:
-            suite: Suite = point.load()()
-            return suite
+    if (make := load_plugin(ENTRY_POINT_GROUP, "suite", name)) is not None:
+        suite: Suite = call_plugin("suite", name, f"{make.__module__}:{make.__qualname__}", make)
+        return suite
     raise UnknownNameError("suite", name, suite_names())
 
 
@@ -164,5 +164,5 @@ def not_at_hand(name: str) -> str:
 
 def suite_names() -> tuple[str, ...]:
     """Every name that `load_suite` takes: the built-in ones, then those of other packages."""
-    others = {point.name for point in entry_points(group=ENTRY_POINT_GROUP)} - SUITES.keys()
+    others = plugin_names(ENTRY_POINT_GROUP) - SUITES.keys()
     return (*SUITES, *sorted(others))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from promptrl_plugin import plugins
 from promptrl_plugin.backbones import evalplus_provider, openai, registry
 from promptrl_plugin.backbones.caching import CachingBackbone
 from promptrl_plugin.backbones.registry import backend_names, load_backbone
@@ -104,6 +105,6 @@ def factory(name: str, *, dtype: str, base_url: str | None) -> ScriptedBackbone:
 def test_other_packages_add_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("mine", f"{__name__}:factory", registry.ENTRY_POINT_GROUP)
     monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == point.group else [])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point] if group == point.group else [])
     assert backend_names()[-1] == "mine"
     assert load_backbone("m", backend="mine").name == "mine:m"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from prompt_samples import EXAMPLES, apply, attempt, humaneval_task, make_task, mbpp_task, view
 
+from promptrl_plugin import plugins
 from promptrl_plugin.errors import ConfigError, UnknownNameError
 from promptrl_plugin.prompts.action_space import ActionTable
 from promptrl_plugin.prompts.operators import builtin_operators, find_operator
@@ -383,7 +384,7 @@ def test_operators_of_the_entry_point_group(monkeypatch: pytest.MonkeyPatch) -> 
     value = "promptrl_plugin.prompts.operators.direct:Stop.made_by_test"
     found = {"halt": value, "bad": "no_such_module:x", "liar": value}
     entries = [EntryPoint(name, v, operators.GROUP) for name, v in found.items()]
-    monkeypatch.setattr(operators, "entry_points", lambda group: entries if group == operators.GROUP else [])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: entries if group == operators.GROUP else [])
     assert ActionTable.of(["generate", "halt"]).names == ("generate", "halt")
     with pytest.raises(ConfigError, match=r"'bad'.*cannot be loaded"):
         find_operator("bad")

@@ -9,8 +9,8 @@ from importlib.metadata import EntryPoint
 import pytest
 from suite_rows import WriteRows, make_task, plus_row
 
+from promptrl_plugin import plugins
 from promptrl_plugin.errors import ConfigError, DataError, UnknownNameError
-from promptrl_plugin.suites import registry
 from promptrl_plugin.suites.base import Suite
 from promptrl_plugin.suites.registry import SUITES, TRAIN_SUITES, load_suite, load_train_suite, suite_names
 
@@ -33,7 +33,7 @@ def foreign(monkeypatch: pytest.MonkeyPatch) -> None:
         assert group == "promptrl.suites"
         return [EntryPoint(name, f"{__name__}:Foreign", group) for name in ("foreign", "mbpp")]
 
-    monkeypatch.setattr(registry, "entry_points", entry_points)
+    monkeypatch.setattr(plugins, "entry_points", entry_points)
 
 
 def test_the_names_that_users_are_promised() -> None:

@@ -32,9 +32,9 @@ instance, or a callable without arguments that returns one, under its own name.
 from __future__ import annotations
 
 import functools
-from importlib.metadata import entry_points
 
 from promptrl_plugin.errors import ConfigError, UnknownNameError
+from promptrl_plugin.plugins import call_plugin, load_plugin, plugin_names
 from promptrl_plugin.prompts.operators.base import Operator
 
 __all__ = ["GROUP", "KINDS", "builtin_operators", "find_operator"]
@@ -75,15 +75,10 @@ def find_operator(name: str) -> Operator:
     builtin = {op.name: op for op in builtin_operators()}
     if name in builtin:
         return builtin[name]
-    installed = {ep.name: ep for ep in entry_points(group=GROUP)}
-    if name not in installed:
-        raise UnknownNameError("operator", name, [*builtin, *installed])
-    entry = installed[name]
-    try:
-        found = entry.load()
-        operator = found() if callable(found) else found
-    except Exception as e:  # a plugin's import may raise anything
-        raise ConfigError(f"operator {name!r} ({entry.value}) cannot be loaded: {e!r}; mend or uninstall it") from None
+    found = load_plugin(GROUP, "operator", name)
+    if found is None:
+        raise UnknownNameError("operator", name, [*builtin, *plugin_names(GROUP)])
+    operator = call_plugin("operator", name, repr(found), found) if callable(found) else found
     if not isinstance(operator, Operator) or operator.name != name:
-        raise ConfigError(f"operator {name!r} ({entry.value}) is not an Operator of that name; mend or uninstall it")
+        raise ConfigError(f"operator {name!r} ({found!r}) is not an Operator of that name; mend or uninstall it")
     return operator
