@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,9 +49,8 @@ def embed(texts: Sequence[str]) -> np.ndarray:
     return np.array([[b / 255 for b in d] for d in digests], dtype=np.float32).reshape(len(texts), 16)
 
 
-@pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ScriptedBackbone:
-    """Right on half of the tasks, on the others where it is sampled."""
+def scripted_in(patch: pytest.MonkeyPatch, folder: Path) -> ScriptedBackbone:
+    """Work in `folder`, with a backbone that is right on half of the tasks, on the others where it is sampled."""
     suite = load_suite("starter")
     hidden = suite.hidden()
     references = {t.entry_point: hidden[t.id].reference for t in suite.tasks()}
@@ -62,14 +62,36 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ScriptedBackbon
         return references[name] if right else f"def {name}(*args):\n    return None\n"
 
     backbone = ScriptedBackbone(rule, name="scripted")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PROMPTRL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(parts_module, "load_backbone", lambda name, cache=None, **_: CachingBackbone(backbone, cache))
-    monkeypatch.setattr(compare, "open_backbone", lambda options, cache: CachingBackbone(backbone, cache))
+    patch.chdir(folder)
+    patch.setenv("PROMPTRL_CACHE", str(folder / "cache"))
+    patch.setattr(parts_module, "load_backbone", lambda name, cache=None, **_: CachingBackbone(backbone, cache))
+    patch.setattr(compare, "open_backbone", lambda options, cache: CachingBackbone(backbone, cache))
     for module in (parts_module, episode_setup):
-        monkeypatch.setattr(module, "load_embedder", lambda name, cache: embed)
-    (tmp_path / "small.toml").write_text(SMALL)
+        patch.setattr(module, "load_embedder", lambda name, cache: embed)
+    (folder / "small.toml").write_text(SMALL)
     return backbone
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ScriptedBackbone:
+    return scripted_in(monkeypatch, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder in which `COMMAND` has run to its end."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        scripted_in(patch, folder)
+        assert run(patch, *COMMAND) == 0
+    return folder
+
+
+@pytest.fixture
+def again(whole: Path, scripted: ScriptedBackbone, tmp_path: Path) -> ScriptedBackbone:
+    """In a copy of that folder."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    return scripted
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -86,9 +108,8 @@ COMMAND = (
 
 
 def test_everything_is_trained_evaluated_and_reported_and_a_second_call_makes_nothing_new(
-    monkeypatch: pytest.MonkeyPatch, scripted: ScriptedBackbone, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, again: ScriptedBackbone
 ) -> None:
-    assert run(monkeypatch, *COMMAND) == 0
     for seed in (0, 1):
         ours, fixed = (PolicyBundle.load(Path(f"all/train/{s}-seed{seed}/bundle")) for s in ("promptrl", "best-fixed"))
         assert (ours.train_config().seed, fixed.train_config().seed) == (seed, seed)
@@ -101,35 +122,29 @@ def test_everything_is_trained_evaluated_and_reported_and_a_second_call_makes_no
     assert set(results) == {"direct-s0", *(f"{s}-s{seed}" for s in strategies for seed in (0, 1))}
     assert all(o.generations <= 2 for outcomes in results.values() for o in outcomes)
     assert Path("all/compare/report/report.html").stat().st_size > 10_000
-    made, kept = len(scripted.requests), Path("all/compare/results.json").read_bytes()
+    kept = Path("all/compare/results.json").read_bytes()
     assert run(monkeypatch, *COMMAND) == 0
-    assert len(scripted.requests) == made
+    assert not again.requests
     assert Path("all/compare/results.json").read_bytes() == kept
 
 
-def test_a_step_that_was_broken_off_is_gone_on_with(
-    monkeypatch: pytest.MonkeyPatch, scripted: ScriptedBackbone
-) -> None:
+def test_a_step_that_was_broken_off_is_gone_on_with(monkeypatch: pytest.MonkeyPatch, again: ScriptedBackbone) -> None:
     from promptrl_plugin.cli import reproduce
 
-    class Stop(Exception):
-        pass
+    def never(*arguments: object, **options: object) -> None:
+        raise AssertionError("nothing is trained again")
 
-    def stop(*args: object, **options: object) -> None:
-        raise Stop
-
-    with monkeypatch.context() as patch:
-        patch.setattr(reproduce, "compare", stop)
-        patch.setattr("sys.argv", ["promptrl", *COMMAND])
-        with pytest.raises(Stop):
-            cli.app(standalone_mode=False)
-    assert Path("all/train/best-fixed-seed1/bundle").is_dir()
-    made = len(scripted.requests)
-    with monkeypatch.context() as patch:
-        patch.setattr(reproduce, "run_training", stop)  # nothing is trained again
-        assert run(patch, *COMMAND) == 0
-    assert len(scripted.requests) > made
-    assert "promptrl-s1" in load_results(Path("all/compare"))
+    kept = json.loads(Path("all/compare/results.json").read_text())
+    samples = Path("all/compare") / kept["samples"]["promptrl-s1"]
+    lines = samples.read_text().splitlines(keepends=True)
+    samples.write_text("".join(lines[:7]))
+    Path("all/compare/results.json").unlink()
+    monkeypatch.setattr(reproduce, "run_training", never)
+    assert run(monkeypatch, *COMMAND) == 0
+    assert samples.read_text().splitlines(keepends=True)[:7] == lines[:7]
+    assert sorted(samples.read_text().splitlines()) == sorted(line.strip() for line in lines)
+    assert json.loads(Path("all/compare/results.json").read_text()) == kept
+    assert not again.requests, "the completions were in the cache"
 
 
 def test_the_papers_protocol_is_marked_and_samples_as_it_says(
