@@ -43,7 +43,7 @@ from promptrl_plugin.config import LEARNED, TrainConfig, from_dict
 from promptrl_plugin.errors import BundleError, ConfigError, LeakageError
 from promptrl_plugin.records import Task, content_hash
 from promptrl_plugin.storage.runs import environment, write_atomic
-from promptrl_plugin.suites.splits import leaks
+from promptrl_plugin.suites.fingerprints import first_leak
 
 if TYPE_CHECKING:
     from promptrl_plugin.agent.network import ActorCritic
@@ -240,15 +240,19 @@ class PolicyBundle:
         Raises:
             LeakageError: One did.
         """
+        asked = list(tasks)
         trained = {*self.train_hashes, *self.example_hashes}
-        for task in tasks:
-            same = task.content_hash in trained
-            reason = "the same prompt as a train task" if same else leaks(self.train_fingerprints, task)
-            if reason is not None:
-                raise LeakageError(
-                    f"{self._name} must not solve {task.id}, which has {reason} of it; use --split crossfit:5, or "
-                    f"a policy trained on other tasks: {self.train_command(self.backbone)} --suite mbpp-train"
-                )
+        same = next((i for i, task in enumerate(asked) if task.content_hash in trained), None)
+        if same is not None:
+            found: tuple[int, str] | None = (same, "the same prompt as a train task")
+        else:
+            found = first_leak(self.train_fingerprints, asked)
+        if found is not None:
+            raise LeakageError(
+                f"{self._name} must not solve {asked[found[0]].id}, which has {found[1]} of it; use "
+                "--split crossfit:5, or a policy trained on other tasks: "
+                f"{self.train_command(self.backbone)} --suite mbpp-train"
+            )
 
     @property
     def _name(self) -> str:

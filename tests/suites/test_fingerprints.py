@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 from suite_rows import make_task
 
 from promptrl_plugin.records import AssertGroup, Task
-from promptrl_plugin.suites.fingerprints import describe, find_near_duplicates, fingerprint, leaks
+from promptrl_plugin.suites.fingerprints import describe, find_near_duplicates, fingerprint, first_leak, leaks
 
 BASE = "Write a function to convert a date of yyyy-mm-dd format to dd-mm-yyyy format."
 
@@ -97,3 +98,20 @@ def test_describe_leaves_the_prose_of_a_humaneval_prompt() -> None:
     task = Task("H/1", "s", "humaneval", prompt, "strlen", AssertGroup(()))
     assert " ".join(describe(task).split()) == "Return length of given string The end."
     assert leaks([fingerprint(make_task("Write a function to find length of the string. The end."))], task)
+
+
+def test_the_first_leak_is_the_one_that_asking_task_by_task_finds() -> None:
+    rng = random.Random(0)
+    words = [f"word{i}" for i in range(30)]
+    sentences = [" ".join(rng.sample(words, 6)) for _ in range(60)]
+    # Most pairs share something, some nearly everything.
+    near = [" ".join([*s.split()[:5], rng.choice(words)]) for s in sentences]
+    found = 0
+    for _ in range(40):
+        train = [fingerprint(make_task(s, task_id=f"T/{n}")) for n, s in enumerate(rng.sample(sentences, 8))]
+        tasks = [make_task(s, task_id=f"E/{n}") for n, s in enumerate(rng.sample(near, 8))]
+        one_by_one = next(((i, why) for i, task in enumerate(tasks) if (why := leaks(train, task))), None)
+        assert first_leak(train, tasks) == one_by_one
+        found += one_by_one is not None
+    assert 5 < found < 40
+    assert first_leak([], [make_task("sum")]) is None
