@@ -145,7 +145,7 @@ def search(outcomes: dict[str, dict[str, Any]], order: Sequence[str], task: str,
 def orders(outcomes: dict[str, dict[str, Any]], selector: str) -> str:
     """A row of what random orders and greedily chosen ones reach under a selector."""
     rng, tasks = random.Random(0), sorted(outcomes["generate"])
-    names = sorted(n for n, found in outcomes.items() if found)
+    names = sorted(n for n, found in outcomes.items() if found and "+" not in n)  # operators, not sequences
 
     def rate(order: Sequence[str], on: Sequence[str]) -> tuple[float, float]:
         ends = [search(outcomes, order, t, selector) for t in on]

@@ -10,7 +10,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from promptrl_plugin.cli.console import console
+from promptrl_plugin.cli.console import console, print_whole
 
 if TYPE_CHECKING:
     from promptrl_plugin.evaluation.tables import Grid
@@ -59,4 +59,4 @@ def print_tables(grids: Sequence[Grid]) -> None:
             table.add_column(name, justify="right" if i else "left", no_wrap=not i)
         for row in grid.rows:
             table.add_row(*row)
-        console.print(table)
+        print_whole(table)

@@ -14,6 +14,7 @@ from starter_board import HIDDEN, IDS, SUITE, WRONG, policy
 
 from promptrl_plugin.checking.judge import IsolatedJudge
 from promptrl_plugin.cli import main as cli
+from promptrl_plugin.leaderboard.entry import differences
 from promptrl_plugin.leaderboard.submission import hashes, read_submission, write_submission
 from promptrl_plugin.leaderboard.validate import validate_entry
 
@@ -255,3 +256,12 @@ def test_what_a_user_can_mend_is_one_line_and_exit_code_2(
 
 def test_the_wrong_programs_of_the_fixture_are_wrong_and_the_references_right():
     assert set(WRONG) >= set(HIDDEN)
+
+
+def test_soft_means_may_be_off_by_a_test_near_its_time_limit() -> None:
+    def scores(strict: float, soft: float) -> dict[str, dict[str, dict[str, float]]]:
+        return {"plus": {"strict": {"mean": strict}, "soft": {"mean": soft}}}
+
+    assert differences(scores(0.5, 0.661), scores(0.5, 0.6595)) == []
+    fields = [p.field for p in differences(scores(0.5, 0.661), scores(0.499, 0.658))]
+    assert fields == ["plus.strict.mean", "plus.soft.mean"]
