@@ -88,7 +88,7 @@ def options(command: Any) -> set[str]:
 def test_every_flag_exists() -> None:
     harness = {f"--{name}" for name in (*STRATEGY_FLAGS, *EVALPLUS_REFUSED, "id_range", "samples", "dataset")}
     harness |= {"--confirm_run_unsafe_code", "--metadata", "--include_path"}  # of lm_eval
-    known = options(typer.main.get_command(app)) | harness | {"--target"}  # the last of pip
+    known = options(typer.main.get_command(app)) | harness | {"--target", "--head"}  # pip's, Ray's
     for name in ("how-it-works", "protocols", "extending", "troubleshooting"):
         given = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]*", page(name)))
         assert given
