@@ -85,7 +85,7 @@ def repeat(run: Path, folder: Path) -> dict[str, float]:
     fingerprint = PolicyBundle.load(run / "bundle").backbone_fingerprint
 
     def absent(name: str, **_: Any) -> ScriptedBackbone:
-        return ScriptedBackbone({}, fingerprint=fingerprint, name=name)
+        return ScriptedBackbone({}, fingerprint=fingerprint, name=name, completes=True)  # as models of transformers do
 
     module.load_backbone = absent  # type: ignore[assignment]
     with IsolatedJudge(JudgeConfig(workers=2)) as judge:
