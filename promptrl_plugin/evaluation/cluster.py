@@ -36,6 +36,7 @@ _REACH = 10.0  # seconds
 _BATCH = 32  # programs that a judge is sent at once
 _ENVIRONMENT = ("PROMPTRL_", "HF_", "MBPP_OVERRIDE_PATH", "HUMANEVAL_OVERRIDE_PATH", "OPENAI_", "OLLAMA_HOST")
 _OWN = ("PROMPTRL_CACHE",)  # every node has its own
+_SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD")  # in a name: Ray writes what is passed on into its logs
 
 
 class Cluster:
@@ -56,7 +57,7 @@ class Cluster:
         self._ray = ray
         _reach(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        passed = {k: v for k, v in os.environ.items() if k.startswith(_ENVIRONMENT) and k not in _OWN}
+        passed = _passed(os.environ)
         try:
             ray.init(address=address, runtime_env={"env_vars": passed}, log_to_driver=False, logging_level="error")
         except (ConnectionError, ValueError, RuntimeError, TimeoutError) as e:
@@ -92,8 +93,7 @@ class Cluster:
             UserError: One that a job ended with; the others are called off.
         """
         ray = self._ray
-        cpus, gpus = (min(column) for column in zip(*(n[1:] for n in self.nodes()), strict=True))
-        share = {"num_cpus": max(1, cpus // gpus), "num_gpus": 1} if gpus else {"num_cpus": cpus}
+        share = _share([node[1:] for node in self.nodes()])
         remote = ray.remote(_guarded).options(max_retries=_RETRIES, scheduling_strategy="SPREAD", **share)
         running = {remote.remote(function, *job): i for i, job in enumerate(jobs)}
         try:
@@ -113,6 +113,23 @@ class Cluster:
     def judge(self, config: JudgeConfig) -> ClusterJudge:
         """A judge on every node."""
         return ClusterJudge(self, config)
+
+
+def _passed(environment: Mapping[str, str]) -> dict[str, str]:
+    """What nodes are told of this machine's environment; nothing secret, which nodes have of their own."""
+    return {
+        k: v
+        for k, v in environment.items()
+        if k.startswith(_ENVIRONMENT) and k not in _OWN and not any(s in k for s in _SECRET)
+    }
+
+
+def _share(nodes: Sequence[tuple[int, int]]) -> dict[str, int]:
+    """What a job takes, given CPUs and GPUs of every node: a GPU where there are any, else the smallest node."""
+    with_gpus = [(cpus, gpus) for cpus, gpus in nodes if gpus]
+    if with_gpus:
+        return {"num_cpus": max(1, min(cpus // gpus for cpus, gpus in with_gpus)), "num_gpus": 1}
+    return {"num_cpus": min(cpus for cpus, _ in nodes)}
 
 
 def _reach(address: str) -> None:
