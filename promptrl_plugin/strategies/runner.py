@@ -36,7 +36,7 @@ def solve_tasks(
         strategy: How.
         backbone: Writes programs; wrap it in a cache, since equal requests recur.
         checker: What `feedback` shows (`promptrl_plugin.env.feedback.make_checker`).
-        feedback: Mode, for strategies that act on it.
+        feedback: Mode, for strategies that act on it; at `visible` tasks without a visible test run as at `none`.
         budget: LLM generations a task, every call counted.
         seed: Seed of all sampling and of random choices.
         env: Decoding settings.
@@ -51,7 +51,7 @@ def solve_tasks(
         raise ConfigError(f"a budget of {budget} generations solves nothing; use --budget 1 or more")
     context = StrategyContext(budget, feedback, backbone.chat, seed, env or EnvConfig(), backbone.completes)
     strategy.prepare(tasks, context)
-    jobs = [Job(task, strategy.solve(task, context), budget) for task in tasks]
+    jobs = [Job(task, strategy.solve(task, _context_of(task, context)), budget) for task in tasks]
 
     def finished(_i: int, job: Job[Sample]) -> None:
         if on_sample is not None:
@@ -59,6 +59,13 @@ def solve_tasks(
 
     Scheduler(backbone, checker, strategy.rewriter, on_generation).run(jobs, finished)
     return [_complete(job) for job in jobs]
+
+
+def _context_of(task: Task, context: StrategyContext) -> StrategyContext:
+    """At `visible` a task that shows no test is solved as at `none`: nothing tells its programs apart."""
+    if context.feedback is Feedback.VISIBLE and not task.visible.count:
+        return replace(context, feedback=Feedback.NONE)
+    return context
 
 
 def _complete(job: Job[Sample]) -> Sample:

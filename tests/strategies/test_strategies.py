@@ -128,3 +128,30 @@ def test_unknown_strategies_are_refused_with_near_names():
     with pytest.raises(UnknownNameError, match="best-of-k"):
         make_strategy("best-of-n", backbone=right_at(0))
     assert set(STRATEGIES) >= {"direct", "best-of-k", "random-hybrid", "promptrl"}
+
+
+UNTESTED = Task("Test/2", "test", "mbpp", '"""\nWrite a function f to add one.\n"""\n', "f", AssertGroup(()))
+
+
+@pytest.mark.parametrize("name", ["best-of-k", "epic", "reflexion"])
+def test_a_task_without_a_visible_test_runs_as_at_none(name: str) -> None:
+    def told(task: Task, feedback: Feedback) -> tuple[list[GenerationRequest], Sample]:
+        backbone = right_at(1)
+        shown = [task, TASK] if task is UNTESTED else [task]
+
+        def checker(programs: Sequence[tuple[Task, str]]) -> list[GroupVerdict | None]:
+            if feedback is Feedback.NONE:
+                return [None] * len(programs)
+            verdicts = visible(programs)
+            return [v if t.visible.count else None for (t, _), v in zip(programs, verdicts, strict=True)]
+
+        samples = solve_tasks(
+            shown, make_strategy(name, backbone=backbone), backbone, checker, feedback=feedback, budget=4
+        )
+        return [r for r in backbone.requests if "f(1)" not in r.prompt.plain], samples[0]
+
+    assert told(UNTESTED, Feedback.VISIBLE) == told(UNTESTED, Feedback.NONE)
+    spent = told(TASK, Feedback.VISIBLE)[1].generations
+    assert spent > 1, "the other tasks keep their feedback"
+    if name == "best-of-k":
+        assert told(UNTESTED, Feedback.VISIBLE)[1].generations == 1
