@@ -16,7 +16,7 @@ from promptrl_plugin.config import LEARNED, TrainConfig, to_dict
 from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.harnesses.options import SolveOptions
 from promptrl_plugin.harnesses.samples import SampleFiles, samples_path, sibling
-from promptrl_plugin.harnesses.session import Listener, identity, open_strategy, solve_owed
+from promptrl_plugin.harnesses.session import Listener, identity, open_strategy, select, solve_owed
 from promptrl_plugin.records import Task, content_hash
 from promptrl_plugin.suites.base import Suite
 from promptrl_plugin.suites.hidden import HiddenTests
@@ -59,10 +59,11 @@ class FoldSuite:
 def solve_crossfit(options: SolveOptions, suite: Suite, backbone: Backbone, listener: Listener) -> Path:
     """Train one policy a fold and solve its test tasks; returns the samples file.
 
-    Trainings are kept in ``<samples>.folds/<k>`` and go on where they stopped.
+    Trainings are kept in ``<samples>.folds/<k>`` and go on where they stopped. With a range of ids the folds are those
+    of the whole suite, and only those train that have a task in it.
 
     Raises:
-        ConfigError: The suite is too small for so many folds, or feedback is oracle.
+        ConfigError: The suite is too small for so many folds, no task is in the range, or feedback is oracle.
     """
     from promptrl_plugin.suites.splits import crossfit
 
@@ -73,14 +74,16 @@ def solve_crossfit(options: SolveOptions, suite: Suite, backbone: Backbone, list
     config = _train_config(options)
     what = identity(options, suite, backbone, content_hash(to_dict(config)))
     path = samples_path(options, suite.evalplus_dataset or suite.name, what)
+    wanted = {t.id for t in select(suite.tasks(), options.id_range)}
     with SampleFiles(path, (t.id for t in suite.tasks()), resume=options.resume) as files:
         for fold in crossfit(suite.tasks(), split.folds, options.strategy.seed):
-            if all(t.id in files.done for t in fold.test):
+            tests = [t for t in fold.test if t.id in wanted]
+            if all(t.id in files.done for t in tests):
                 continue
             policy = _train(config, FoldSuite(suite, fold.train), sibling(path, ".folds") / str(fold.index))
             own = options.with_policy(policy)
             strategy, _ = open_strategy(own.strategy, backbone)
-            solve_owed(own, suite, fold.test, strategy, backbone, files, listener)
+            solve_owed(own, suite, tests, strategy, backbone, files, listener)
     return path
 
 

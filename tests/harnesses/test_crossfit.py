@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,25 @@ def test_a_finished_fold_is_not_trained_again(recorder: Recorder, tmp_path: Path
     crossfit.solve_crossfit(options(tmp_path), suite, backbone, TerminalListener())
     assert list(recorder.trained) == [folder]
     assert len(read_jsonl(path)) == len(suite.tasks())
+
+
+def test_a_range_of_ids_trains_the_folds_that_it_touches_and_solves_nothing_else(
+    recorder: Recorder, tmp_path: Path
+) -> None:
+    suite, backbone = load_suite("starter-test"), ScriptedBackbone({"": "x = 1"})
+    numbers = [int(t.id.rpartition("/")[2]) for t in suite.tasks()]
+    one = replace(options(tmp_path), id_range=(numbers[0], numbers[0] + 1))
+    path = crossfit.solve_crossfit(one, suite, backbone, TerminalListener())
+    assert [line["task_id"] for line in read_jsonl(path)] == [suite.tasks()[0].id]
+    ((folder, trained),) = recorder.trained.items()
+    assert suite.tasks()[0].id not in trained
+    assert len(trained) == len(suite.tasks()) * 2 // 3, "the folds are those of the whole suite"
+    crossfit.solve_crossfit(options(tmp_path), suite, backbone, TerminalListener())
+    assert recorder.trained[folder] == trained
+    assert len(read_jsonl(path)) == len(suite.tasks())
+    nothing = replace(one, id_range=(10**6, 10**6 + 1))
+    with pytest.raises(ConfigError, match="--id_range"):
+        crossfit.solve_crossfit(nothing, suite, backbone, TerminalListener())
 
 
 def test_oracle_feedback_is_refused(recorder: Recorder, tmp_path: Path) -> None:
