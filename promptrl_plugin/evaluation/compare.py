@@ -89,6 +89,11 @@ class Matrix:
     policies: tuple[tuple[str, str], ...] = ()
     protocol: str = PROTOCOLS[0]
 
+    @property
+    def paths(self) -> dict[str, str]:
+        """The policies by row, ``""`` where `promptrl` takes the one that ships."""
+        return dict(self.policies) | {"promptrl": self.policy}
+
     def cells(self) -> list[Cell]:
         """Every cell, strategy by strategy.
 
@@ -98,7 +103,7 @@ class Matrix:
         for what, values in (("--strategies", self.strategies), ("--seeds", self.seeds)):
             if not values or len(set(values)) != len(values):
                 raise ConfigError(f"{what} must name at least one, and each once, not {values!r}")
-        paths = dict(self.policies) | ({"promptrl": self.policy} if self.policy else {})
+        paths = {row: path for row, path in self.paths.items() if path}
         if strange := [row for row, _ in self.policies if row not in self.strategies]:
             raise ConfigError(f"--policy {strange[0]}=… is for no row of --strategies; add {strange[0]} there")
         if bare := [row for row in self.strategies if ":" in row and row not in paths]:
@@ -168,12 +173,13 @@ def run_matrix(
     requests = [matrix.options(cell, folder) for cell in cells]
     for request in requests:
         check_request(request.strategy)
-    settings, policies = _settings(matrix), dict(matrix.policies)
+    settings = _settings(matrix)
     begun = (folder / "config.json").exists()
     if begun:
+        began = str(RunFolder.open(folder).config().get("policy") or "")
+        _check_policies(folder, matrix, began)
+        settings["policy"] = began
         RunFolder.open(folder, settings)  # refuses other settings before a model is loaded
-    if changed := [row for row, path in _known(folder)["policies"].items() if policies.get(row, path) != path]:
-        raise ConfigError(f"{folder} has results of another policy of {changed[0]}; use that, or another folder")
     suite = load_suite(matrix.suite)
     for request in requests:
         check_visible(request.strategy.feedback, suite)
@@ -191,7 +197,7 @@ def run_matrix(
         for i, (cell, request) in enumerate(zip(cells, requests, strict=True)):
             samples = solve_suite(request, suite, backbone, listener) if backbone is not None else solved[i]
             results[cell.name] = outcomes_of(samples, suite, judge, matrix.budget)
-            _keep(run.path, suite.version, cell, results[cell.name], samples, policies)
+            _keep(run.path, suite.version, cell, results[cell.name], samples, matrix.paths)
             if on_cell is not None:
                 on_cell(cell, results[cell.name])
     return results
@@ -241,7 +247,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     """``results.json`` as it is.
 
     ``suite_version``; ``cells``: rows of `Outcome` by cell name; ``samples``: the cells' samples files, relative
-    to `folder` (missing where an earlier version wrote them); ``policies``: those of the rows in `Matrix.policies`.
+    to `folder` (missing where an earlier version wrote them); ``policies``: those of the rows in `Matrix.paths`.
 
     Raises:
         ConfigError: There is none, or it is damaged.
@@ -366,6 +372,15 @@ def _keep(
         "cells": known["cells"] | {cell.name: [asdict(o) for o in outcomes]},
     }
     write_json(folder / RESULTS, results)
+
+
+def _check_policies(folder: Path, matrix: Matrix, began: str) -> None:
+    """Refuse another policy for a row that has results; `began` is that of `promptrl` when the folder was begun."""
+    known = _known(folder)
+    then, now = {"promptrl": began} | known["policies"], matrix.paths
+    rows = {cell.rpartition("-s")[0] for cell in known["cells"]}
+    if changed := [row for row in matrix.strategies if row in rows and now.get(row, "") != then.get(row, "")]:
+        raise ConfigError(f"{folder} has results of another policy of {changed[0]}; use that, or another folder")
 
 
 def _others(submitted: str, trace: Mapping[str, Any]) -> list[str]:

@@ -15,7 +15,15 @@ from promptrl_plugin.backbones.caching import CachingBackbone
 from promptrl_plugin.backbones.scripted import ScriptedBackbone
 from promptrl_plugin.errors import BackboneError, BundleError, ConfigError, UnknownNameError
 from promptrl_plugin.evaluation import compare
-from promptrl_plugin.evaluation.compare import Cell, Matrix, load_results, read_results, run_matrix, submitted_after
+from promptrl_plugin.evaluation.compare import (
+    Cell,
+    Matrix,
+    bundle_of,
+    load_results,
+    read_results,
+    run_matrix,
+    submitted_after,
+)
 from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions
 from promptrl_plugin.records import GenerationRequest
 from promptrl_plugin.storage.cache import Cache
@@ -217,6 +225,57 @@ def test_a_row_keeps_its_policy_and_rows_may_be_added(tmp_path: Path, monkeypatc
     assert read_results(tmp_path / "out")["policies"] == {"linucb": "l", "promptrl:a": "x"}
     with pytest.raises(ConfigError, match=r"another policy of promptrl:a"):
         run_matrix(replace(added, policies=(("promptrl:a", "y"),)), tmp_path / "out", Silent())
+
+
+def test_a_policy_may_come_later_where_no_result_is_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compare, "solve_suite", lambda options, *_: options.root / str(options.strategy.policy))
+    monkeypatch.setattr(compare, "check_request", lambda _: None)  # the policies are names only
+    monkeypatch.setattr(compare, "outcomes_of", lambda *_: [])
+    bare = replace(MATRIX, strategies=("direct",))
+    ours = replace(MATRIX, strategies=("promptrl",), policy="p{seed}")
+    shipped = replace(MATRIX, strategies=("promptrl",))
+    refused = "results of another policy of promptrl; use that, or another folder"
+
+    run_matrix(bare, tmp_path / "a", Silent())
+    run_matrix(ours, tmp_path / "a", Silent())
+    assert bundle_of(tmp_path / "a", "promptrl", 1)[0] == Path("p1")
+    run_matrix(ours, tmp_path / "a", Silent())
+    run_matrix(bare, tmp_path / "a", Silent())  # what is not asked for has no policy to differ
+    for other in (shipped, replace(ours, policy="q")):
+        with pytest.raises(ConfigError, match=refused):
+            run_matrix(other, tmp_path / "a", Silent())
+
+    run_matrix(shipped, tmp_path / "b", Silent())
+    assert bundle_of(tmp_path / "b", "promptrl", 1) == []
+    with pytest.raises(ConfigError, match=refused):
+        run_matrix(ours, tmp_path / "b", Silent())
+
+    run_matrix(replace(bare, policy="p{seed}"), tmp_path / "c", Silent())  # begun with one, but no row has used it
+    run_matrix(shipped, tmp_path / "c", Silent())
+    assert bundle_of(tmp_path / "c", "promptrl", 1) == []
+
+    linucb = replace(MATRIX, strategies=("linucb",))
+    run_matrix(linucb, tmp_path / "d", Silent())
+    with pytest.raises(ConfigError, match="another policy of linucb"):
+        run_matrix(replace(linucb, policies=(("linucb", "l"),)), tmp_path / "d", Silent())
+
+
+def test_a_folder_of_before_policies_were_kept_by_row_keeps_that_of_its_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(compare, "solve_suite", lambda options, *_: options.root / str(options.strategy.policy))
+    monkeypatch.setattr(compare, "check_request", lambda _: None)
+    monkeypatch.setattr(compare, "outcomes_of", lambda *_: [])
+    ours = replace(MATRIX, strategies=("promptrl",), policy="p")
+    run_matrix(ours, tmp_path, Silent())
+    results = read_results(tmp_path)
+    del results["policies"]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert bundle_of(tmp_path, "promptrl", 0)[0] == Path("p")
+    run_matrix(ours, tmp_path, Silent())
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ConfigError, match="another policy of promptrl"):
+        run_matrix(replace(ours, policy="q"), tmp_path, Silent())
 
 
 def test_what_would_have_been_submitted_is_the_first_of_the_best_so_far():
