@@ -42,7 +42,7 @@ from promptrl_plugin.leaderboard.submission import (
 from promptrl_plugin.records import Feedback
 from promptrl_plugin.storage.runs import RunFolder, write_json
 from promptrl_plugin.suites.base import Suite
-from promptrl_plugin.suites.registry import load_suite
+from promptrl_plugin.suites.registry import load_suite, train_suite_of
 
 __all__ = ["Comparison", "ModelNotes", "make_entry", "open_comparison", "write_entry"]
 
@@ -99,7 +99,7 @@ def open_comparison(folder: Path, chosen: Sequence[str] = ()) -> Comparison:
 
     Raises:
         ConfigError: It is no comparison, is not finished, or is of another version of the suite.
-        EntryError: Hidden tests guided a row.
+        EntryError: Hidden tests guided a row, or the suite is one that trains.
         UnknownNameError: A row is not in the comparison.
         DataError: The suite is not at hand.
     """
@@ -245,6 +245,8 @@ def _suite(matrix: Matrix, rows: Mapping[str, Seeds], version: str, again: str) 
                 "run `promptrl compare --feedback visible`"
             )
     suite = load_suite(matrix.suite)
+    if train_suite_of(suite) is None:
+        raise EntryError(f"suite {suite.name} trains, so results on it are no entry; compare on one that is evaluated")
     if suite.version != version:
         raise ConfigError(
             f"the comparison is of version {version} of suite {suite.name}, installed is {suite.version}; "

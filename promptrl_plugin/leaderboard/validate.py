@@ -38,7 +38,7 @@ from promptrl_plugin.leaderboard.submission import (
 from promptrl_plugin.storage.jsonl import read_jsonl
 from promptrl_plugin.storage.runs import write_atomic
 from promptrl_plugin.suites.base import Suite
-from promptrl_plugin.suites.registry import load_suite
+from promptrl_plugin.suites.registry import load_suite, train_suite_of
 
 __all__ = ["programs_of", "validate_entry"]
 
@@ -96,6 +96,8 @@ def _settings(entry: Entry, stem: str, suite: Suite) -> list[Problem]:
     """Fields that contradict each other, the suite, or what a strategy can be asked for."""
     from promptrl_plugin.strategies.registry import strategy_names
 
+    if train_suite_of(suite) is None:
+        return [Problem("suite.name", f"{suite.name} trains; an entry is of a suite that is evaluated")]
     strategy = entry["strategy"].partition(":")[0]
     if strategy not in strategy_names():
         return [Problem("strategy", str(UnknownNameError("strategy", strategy, strategy_names())))]

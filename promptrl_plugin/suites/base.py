@@ -22,6 +22,9 @@ class Suite(Protocol):
         version: Version or content hash of the data, part of run folders and bundles.
         evalplus_dataset: ``"mbpp"`` or ``"humaneval"`` where `evalplus.evaluate` can score the suite
             (its tasks are in EvalPlus's schema), else None.
+
+    A suite that is evaluated also has ``train_suite``, the name of the one that trains in its place (``""`` for none);
+    one without that attribute may train (`suites.registry.train_suite_of`).
     """
 
     @property

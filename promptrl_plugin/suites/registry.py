@@ -18,6 +18,7 @@ __all__ = [
     "load_train_suite",
     "not_at_hand",
     "suite_names",
+    "train_suite_of",
 ]
 
 #: Another package adds a suite with an entry point of this group: a callable without arguments that
@@ -99,7 +100,8 @@ SUITES: Mapping[str, Callable[[], Suite]] = MappingProxyType(
 )
 
 
-#: Built-in suites that are evaluated, so that none of them trains, each with the one that trains in its place.
+#: Built-in suites that are evaluated, so that none of them trains, each with the one that trains in its place. A suite
+#: of another package says the same of itself by its attribute ``train_suite`` (`train_suite_of`).
 TRAIN_SUITES: Mapping[str, str] = MappingProxyType(
     {
         "mbpp": "mbpp-train",
@@ -140,17 +142,40 @@ def load_train_suite(name: str) -> Suite:
         DataError: Its data is not at hand, or none of its tasks has a visible test (those without one never train).
     """
     if name in TRAIN_SUITES:
-        raise ConfigError(
-            f"suite {name} is evaluated and must not train; use --suite {TRAIN_SUITES[name]}, or let "
-            f"`promptrl solve --suite {name} --split crossfit:5` train on its folds"
-        )
+        raise _evaluated(name, TRAIN_SUITES[name])
     suite = load_suite(name)
+    if (instead := train_suite_of(suite)) is not None:
+        raise _evaluated(name, instead)
     if not any(task.visible.count for task in suite.tasks()):
         raise DataError(
             f"no task of suite {name} shows a test in its prompt, and only such tasks train; use another --suite, "
             "e.g. mbpp-train, or data whose prompts show a test"
         )
     return suite
+
+
+def train_suite_of(suite: Suite) -> str | None:
+    """Which suite trains in the place of one that is evaluated (``""``: none does); None for one that may train.
+
+    A suite is for one or the other. Those of other packages train unless they have an attribute ``train_suite``.
+
+    Raises:
+        PluginError: That attribute is not a string.
+    """
+    if suite.name in SUITES:
+        return TRAIN_SUITES.get(suite.name)
+    instead = getattr(suite, "train_suite", None)
+    if not isinstance(instead, str | None):
+        raise PluginError(f"train_suite of suite {suite.name} must be a suite's name, not {instead!r}; mend it")
+    return instead
+
+
+def _evaluated(name: str, instead: str) -> ConfigError:
+    use = f"use --suite {instead}, or let" if instead else "let"
+    return ConfigError(
+        f"suite {name} is evaluated and must not train; {use} "
+        f"`promptrl solve --suite {name} --split crossfit:5` train on its folds"
+    )
 
 
 def not_at_hand(name: str) -> str:

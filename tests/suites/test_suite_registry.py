@@ -10,9 +10,16 @@ import pytest
 from suite_rows import WriteRows, make_task, plus_row
 
 from promptrl_plugin import plugins
-from promptrl_plugin.errors import ConfigError, DataError, UnknownNameError
+from promptrl_plugin.errors import ConfigError, DataError, PluginError, UnknownNameError
 from promptrl_plugin.suites.base import Suite
-from promptrl_plugin.suites.registry import SUITES, TRAIN_SUITES, load_suite, load_train_suite, suite_names
+from promptrl_plugin.suites.registry import (
+    SUITES,
+    TRAIN_SUITES,
+    load_suite,
+    load_train_suite,
+    suite_names,
+    train_suite_of,
+)
 
 
 class Foreign:
@@ -21,7 +28,7 @@ class Foreign:
     name, version, evalplus_dataset = "foreign", "1", None
 
     def tasks(self) -> list[object]:
-        return [make_task("Foreign.")]
+        return [make_task("Foreign.", "assert f(1) == 2")]
 
     def hidden(self) -> dict[str, object]:
         return {}
@@ -87,6 +94,37 @@ def test_another_package_adds_a_suite_but_cannot_take_a_name(write_rows: WriteRo
     assert load_suite("mbpp").name == "mbpp"
     with pytest.raises(UnknownNameError, match="foreign"):
         load_suite("foreing")
+
+
+@pytest.mark.usefixtures("foreign")
+def test_a_suite_of_another_package_says_whether_it_is_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train_suite_of(load_train_suite("foreign")) is None
+    for instead, said in (
+        (
+            "foreign-train",
+            r"foreign is evaluated and must not train; use --suite foreign-train, or let `promptrl solve",
+        ),
+        ("", r"foreign is evaluated and must not train; let `promptrl solve --suite foreign --split"),
+    ):
+        monkeypatch.setattr(Foreign, "train_suite", instead, raising=False)
+        assert train_suite_of(load_suite("foreign")) == instead
+        with pytest.raises(ConfigError, match=said):
+            load_train_suite("foreign")
+    monkeypatch.setattr(Foreign, "train_suite", True, raising=False)
+    with pytest.raises(PluginError, match="must be a suite's name, not True"):
+        load_train_suite("foreign")
+
+
+def test_every_shipped_suite_is_for_one_or_the_other() -> None:
+    kinds = {
+        name: train_suite_of(load_suite(name)) for name in ("starter", "starter-train", "starter-test", "examples")
+    }
+    assert kinds == {
+        "starter": "starter-train",
+        "starter-train": None,
+        "starter-test": "starter-train",
+        "examples": None,
+    }
 
 
 def test_listing_names_imports_nothing_heavy() -> None:
