@@ -17,7 +17,7 @@ from promptrl_plugin.config import JudgeConfig
 from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.records import GroupVerdict, content_hash
 
-__all__ = ["RULES_VERSION", "IsolatedJudge"]
+__all__ = ["RULES_VERSION", "IsolatedJudge", "judge_version"]
 
 RULES_VERSION = 3  #: raised whenever a verdict may change
 _VERDICTS = ("strict", "evalplus")
@@ -50,7 +50,7 @@ class IsolatedJudge:
             raise ConfigError(f"verdicts must be one of {', '.join(_VERDICTS)}, not {self.config.verdicts!r}")
         if self.config.min_time_limit <= 0 or self.config.gt_time_limit_factor <= 0:
             raise ConfigError("the judge's time limits must be above 0")
-        self.version = _version(self.config)
+        self.version = judge_version(self.config)
         self._lock = threading.Lock()
         self._workers: list[WorkerProcess] = []
         weakref.finalize(self, _stop, self._workers).atexit = False  # then the workers end by themselves
@@ -132,7 +132,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _version(config: JudgeConfig) -> str:
+def judge_version(config: JudgeConfig) -> str:
+    """`IsolatedJudge.version` of a judge with these settings."""
     parts = (
         RULES_VERSION,
         version("evalplus"),

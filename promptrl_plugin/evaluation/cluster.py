@@ -11,7 +11,7 @@ import math
 import os
 import socket
 import tempfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -19,7 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from promptrl_plugin.checking.base import JudgeRequest, ProbeRequest
+from promptrl_plugin import __version__
+from promptrl_plugin.checking.base import JudgeRequest, ProbeRequest, TestGroup
 from promptrl_plugin.config import JudgeConfig, TrainConfig, from_dict, to_dict
 from promptrl_plugin.errors import ConfigError, JudgeError, UserError
 from promptrl_plugin.harnesses.options import SolveOptions
@@ -31,7 +32,7 @@ __all__ = ["Cluster", "ClusterJudge", "Files", "read_files", "solve_cell", "trai
 Files = dict[str, bytes]
 """Contents by path, relative to some folder."""
 
-_RETRIES = 5  # of a job whose worker or node died
+_RETRIES = 5  # of a job whose worker or node died, and of a batch of programs whose judge did
 _REACH = 10.0  # seconds
 _BATCH = 32  # programs that a judge is sent at once
 _ENVIRONMENT = ("PROMPTRL_", "HF_", "MBPP_OVERRIDE_PATH", "HUMANEVAL_OVERRIDE_PATH", "OPENAI_", "OLLAMA_HOST")
@@ -95,7 +96,7 @@ class Cluster:
         ray = self._ray
         share = _share([node[1:] for node in self.nodes()])
         remote = ray.remote(_guarded).options(max_retries=_RETRIES, scheduling_strategy="SPREAD", **share)
-        running = {remote.remote(function, *job): i for i, job in enumerate(jobs)}
+        running = {remote.remote(__version__, function, *job): i for i, job in enumerate(jobs)}
         try:
             while running:
                 (ready, *_), _ = ray.wait(list(running), num_returns=1)
@@ -138,8 +139,10 @@ def _reach(address: str) -> None:
     Raises:
         ConfigError: Nobody does.
     """
+    if address == "local":  # Ray would quietly start one, of this machine alone
+        raise ConfigError("--ray local is this machine, which needs no cluster; leave out --ray")
     host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon:  # "auto", "local"
+    if not colon:  # "auto"
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH).close()
@@ -154,7 +157,11 @@ class _Failure:
         self.message = message
 
 
-def _guarded(function: Callable[..., Any], *arguments: Any) -> Any:
+def _guarded(wanted: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    if __version__ != wanted:
+        return _Failure(
+            f"node {socket.gethostname()} has promptrl {__version__}, this machine {wanted}; install one on all"
+        )
     try:
         return function(*arguments)
     except UserError as e:
@@ -169,12 +176,16 @@ class _NodeJudge:
 
         settings: JudgeConfig = from_dict(JudgeConfig, config)
         self._judge = IsolatedJudge(replace(settings, workers=workers))
+        self._groups = dict[str, TestGroup]()
 
     def version(self) -> str:
         return self._judge.version
 
     def check(self, requests: Sequence[JudgeRequest]) -> list[tuple[GroupVerdict | None, ...]]:
-        return self._judge.check(requests)
+        # Every batch brings its groups again; the judge keeps those that it has seen.
+        return self._judge.check(
+            [replace(r, groups=tuple(self._groups.setdefault(g.key, g) for g in r.groups)) for r in requests]
+        )
 
     def execute(self, requests: Sequence[ProbeRequest]) -> list[tuple[str, ...] | None]:
         return self._judge.execute(requests)
@@ -186,25 +197,31 @@ class _NodeJudge:
 class ClusterJudge:
     """`Judge` on all nodes of a cluster, with as many workers on each as it has CPUs.
 
+    A judge that dies is replaced as long as its node lives; its batch of programs goes to whichever is idle.
+
     Raises:
-        JudgeError: The nodes have different versions of promptrl's judge; from every method: no node is left.
+        JudgeError: A node's judge is another version than this machine's, or none could be started; from every
+            method: no node is left, or a batch ended the judges that had it.
     """
 
     def __init__(self, cluster: Cluster, config: JudgeConfig) -> None:
-        self._ray = ray = cluster._ray
-        strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-        plain = to_dict(config)
-        self._actors = [
-            ray.remote(_NodeJudge)
-            .options(num_cpus=0, scheduling_strategy=strategy(node, soft=False))
-            .remote(plain, cpus)
-            for node, cpus, _ in cluster.nodes()
-        ]
-        versions = set(ray.get([a.version.remote() for a in self._actors]))
-        if len(versions) > 1:
-            found = ", ".join(sorted(versions))
-            raise JudgeError(f"the nodes judge differently ({found}); install one promptrl on all")
-        (self.version,) = versions
+        from promptrl_plugin.checking.judge import judge_version
+
+        self._cluster, self._ray, self._config = cluster, cluster._ray, to_dict(config)
+        self.version = judge_version(config)
+        started = [(node, self._start(node, cpus)) for node, cpus, _ in cluster.nodes()]
+        self._actors = dict[Any, str]()  # each with its node
+        for node, actor in started:
+            with suppress(*self._deaths()):
+                theirs = self._ray.get(actor.version.remote())
+                if theirs != self.version:
+                    raise JudgeError(
+                        f"node {node[:8]} judges by {theirs}, this machine by {self.version}; install one promptrl, "
+                        "EvalPlus, numpy and Python on all"
+                    )
+                self._actors[actor] = node
+        if not self._actors:
+            raise JudgeError("no node of the Ray cluster could start a judge; try `promptrl judge` on one of them")
 
     def check(
         self, requests: Sequence[JudgeRequest], on_progress: Callable[[int], None] | None = None
@@ -222,13 +239,29 @@ class ClusterJudge:
             with suppress(self._ray.exceptions.RayError):
                 self._ray.get(actor.close.remote(), timeout=10)
             self._ray.kill(actor)
-        self._actors = []
+        self._actors = {}
+
+    def _start(self, node: str, cpus: int) -> Any:
+        strategy = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+        judge = self._ray.remote(_NodeJudge).options(num_cpus=0, scheduling_strategy=strategy)
+        return judge.remote(self._config, cpus)
+
+    def _deaths(self) -> tuple[type[Exception], ...]:
+        errors = self._ray.exceptions
+        return errors.RayActorError, errors.NodeDiedError, errors.ActorUnschedulableError
+
+    def _replacement(self, dead: Any) -> list[Any]:
+        """Another judge on the node of one that died; none if the node is gone."""
+        lost = self._actors.pop(dead)
+        fresh = [self._start(node, cpus) for node, cpus, _ in self._cluster.nodes() if node == lost]
+        self._actors |= dict.fromkeys(fresh, lost)
+        return fresh
 
     def _spread(self, method: str, requests: Sequence[Any], on_progress: Callable[[int], None] | None) -> list[Any]:
-        """Batches to whichever node is idle; one whose node died goes to another."""
+        """Batches to whichever judge is idle; one whose judge died goes to another."""
         answers: list[Any] = [None] * len(requests)
         size = max(1, min(_BATCH, math.ceil(len(requests) / max(1, 4 * len(self._actors)))))
-        owed = deque(range(0, len(requests), size))
+        owed, deaths = deque(range(0, len(requests), size)), Counter[int]()
         idle, running = list(self._actors), dict[Any, tuple[Any, int]]()
         while owed or running:
             while owed and idle:
@@ -240,8 +273,15 @@ class ClusterJudge:
             actor, start = running.pop(ready)
             try:
                 judged = self._ray.get(ready)
-            except (self._ray.exceptions.RayActorError, self._ray.exceptions.NodeDiedError):
-                self._actors.remove(actor)
+            except self._deaths() as e:
+                deaths[start] += 1
+                if deaths[start] > _RETRIES:
+                    why = " ".join(str(e).split())[:200]
+                    raise JudgeError(
+                        f"programs {start} to {min(start + size, len(requests)) - 1} ended {deaths[start]} judges "
+                        f"({why}); judge them without --ray to see why"
+                    ) from None
+                idle += self._replacement(actor)
                 owed.appendleft(start)
                 continue
             idle.append(actor)

@@ -193,18 +193,29 @@ def run_matrix(
         run = RunFolder.open(folder, settings) if begun else RunFolder.create(folder, settings)
         judge = CachingJudge(IsolatedJudge(JudgeConfig()), cache)
         stack.callback(judge.close)
-        solved = _solve_there(cluster, requests, folder, listener) if cluster is not None else []
-        for i, (cell, request) in enumerate(zip(cells, requests, strict=True)):
-            samples = solve_suite(request, suite, backbone, listener) if backbone is not None else solved[i]
+
+        def solved(cell: Cell, samples: Path) -> None:
             results[cell.name] = outcomes_of(samples, suite, judge, matrix.budget)
             _keep(run.path, suite.version, cell, results[cell.name], samples, matrix.paths)
             if on_cell is not None:
                 on_cell(cell, results[cell.name])
+
+        if cluster is not None:
+            _solve_there(cluster, requests, folder, listener, lambda i, samples: solved(cells[i], samples))
+        elif backbone is not None:
+            for cell, request in zip(cells, requests, strict=True):
+                solved(cell, solve_suite(request, suite, backbone, listener))
     return results
 
 
-def _solve_there(cluster: Cluster, requests: Sequence[SolveOptions], folder: Path, listener: Listener) -> list[Path]:
-    """Samples files of the cells, solved on a cluster; each is here as soon as it is done."""
+def _solve_there(
+    cluster: Cluster,
+    requests: Sequence[SolveOptions],
+    folder: Path,
+    listener: Listener,
+    solved: Callable[[int, Path], None],
+) -> None:
+    """Solve the cells on a cluster. Each is on file as soon as it is done; `solved` gets them in their order."""
     from promptrl_plugin.evaluation.cluster import read_files, solve_cell, write_files
 
     jobs = []
@@ -212,20 +223,23 @@ def _solve_there(cluster: Cluster, requests: Sequence[SolveOptions], folder: Pat
         s = request.strategy
         begun = read_files(folder, f"*/*_{s.strategy}_b{s.budget}_*_s{s.seed}_*.jsonl")
         jobs.append((request, begun, read_files(s.policy) if s.policy is not None else {}))
-    paths: list[Path] = [folder] * len(requests)
+    waiting, turn = dict[int, Path](), 0
 
     def done(i: int, result: tuple[str, dict[str, bytes]]) -> None:
+        nonlocal turn
         name, files = result
         write_files(folder, files, last=[name])
-        paths[i] = folder / name
+        waiting[i] = folder / name
         listener.sample()
+        while turn in waiting:
+            solved(turn, waiting.pop(turn))
+            turn += 1
 
     listener.begin("cells", 0, len(jobs), folder)
     try:
         cluster.run(solve_cell, jobs, done)
     finally:
         listener.end()
-    return paths
 
 
 def load_results(folder: Path) -> dict[str, list[Outcome]]:

@@ -11,7 +11,7 @@ from typing import Any
 from promptrl_plugin.agent.bundle import PolicyBundle
 from promptrl_plugin.checking.base import Judge
 from promptrl_plugin.config import LEARNED
-from promptrl_plugin.errors import BundleError, ConfigError, EntryError, LeakageError, SamplesError, UnknownNameError
+from promptrl_plugin.errors import ConfigError, EntryError, SamplesError, UnknownNameError, UserError
 from promptrl_plugin.evaluation.judging import judge_samples, read_samples
 from promptrl_plugin.harnesses.options import StrategyOptions
 from promptrl_plugin.leaderboard.entry import (
@@ -150,7 +150,7 @@ def _policies(entry: Entry, folder: Path, suite: Suite) -> list[Problem]:
             bundle = PolicyBundle.load(folder / policy_folder(claimed["seed"]))
             bundle.check_strategy(entry["strategy"].partition(":")[0])
             bundle.check_no_leak(suite.tasks())
-        except (BundleError, LeakageError) as e:
+        except UserError as e:
             problems.append(Problem(field, _plain(e, folder)))
             continue
         made = {

@@ -69,12 +69,36 @@ class EpisodeStrategy(ABC):
 class RandomHybrid(EpisodeStrategy):
     """Uniform over the unmasked actions: the same operators, nothing learned.
 
+    Args:
+        setup: Action table, observation layout, examples and embeddings.
+        rewriter: LLM of semantic rewrites; None for the backbone itself.
+        bundle: Whose operators they are; None where they are all. It refuses what it refuses its own strategy: both
+            are compared on the same tasks, and show the same examples.
+
     Attributes:
-        policy_hash: Content hash of the bundle whose operators they are, empty where they are all.
+        policy_hash: Content hash of the bundle, empty without one.
     """
 
     name = "random-hybrid"
-    policy_hash = ""
+
+    def __init__(
+        self, setup: EpisodeSetup, rewriter: Backbone | None = None, bundle: PolicyBundle | None = None
+    ) -> None:
+        super().__init__(setup, rewriter)
+        self._bundle = bundle
+        self.policy_hash = bundle.content_hash if bundle is not None else ""
+
+    def prepare(self, tasks: Sequence[Task], context: StrategyContext) -> None:
+        """Refuse tasks that are shown as examples, or trained the policy; then embed.
+
+        Raises:
+            LeakageError: One of `tasks` is, or is a near-duplicate of, such a task.
+        """
+        if self._bundle is not None:
+            self._bundle.check_no_leak(tasks)
+        else:
+            self.setup.library.check_unseen(tasks)
+        super().prepare(tasks, context)
 
     def actor(self, task: Task, context: StrategyContext) -> Act:
         rng = np.random.default_rng(int(content_hash("random-hybrid", context.seed, task.content_hash)[:16], 16))

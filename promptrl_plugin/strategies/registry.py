@@ -66,9 +66,7 @@ def _random_hybrid(backbone: Backbone, policy: Path | None, cache: Cache | None)
         return RandomHybrid(EpisodeSetup.untrained(cache))
     bundle = _bundle("random-hybrid", backbone, policy)
     bundle.check_backbone(backbone.name, backbone.fingerprint)
-    random = RandomHybrid(EpisodeSetup.from_bundle(bundle, cache), _rewriter(bundle, cache))
-    random.policy_hash = bundle.content_hash
-    return random
+    return RandomHybrid(EpisodeSetup.from_bundle(bundle, cache), _rewriter(bundle, cache), bundle)
 
 
 def _bundle(name: str, backbone: Backbone, policy: Path | None) -> PolicyBundle:

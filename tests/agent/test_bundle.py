@@ -11,6 +11,7 @@ from promptrl_plugin.agent.network import ActorCritic
 from promptrl_plugin.config import PPOConfig, TrainConfig, to_dict
 from promptrl_plugin.errors import BundleError, LeakageError
 from promptrl_plugin.records import AssertGroup, Task, content_hash
+from promptrl_plugin.suites.registry import load_suite
 from promptrl_plugin.suites.splits import fingerprint
 
 FEATURES, ACTIONS = ("a.x", "a.y", "b.z"), ("greedy", "plan", "stop", "revert")
@@ -282,6 +283,18 @@ def test_a_near_duplicate_of_a_train_task_is_refused() -> None:
     near = task("Near/1", "Write a python function to count the vowels of a given sentence, and return the number!")
     with pytest.raises(LeakageError, match=r"Near/1.*Demo/1"):
         bundle().check_no_leak([near])
+
+
+def test_a_near_duplicate_of_an_example_is_refused_by_the_same_rule() -> None:
+    shown = load_suite("examples").tasks()
+    near = dataclasses.replace(shown[4], id="Near/2", prompt=shown[4].prompt.replace("Write a", "Please write a good"))
+    assert near.content_hash != shown[4].content_hash
+    showing = dataclasses.replace(bundle(), example_hashes=tuple(t.content_hash for t in shown))
+    with pytest.raises(LeakageError, match=rf"Near/2.*{shown[4].id}"):
+        showing.check_no_leak([near])
+    bundle().check_no_leak([near])  # its one example is another task
+    instructed = {**showing.config, "learner": "gepa"}
+    dataclasses.replace(showing, config=instructed).check_no_leak([near])  # an instruction shows no examples
 
 
 def test_unrelated_tasks_are_not_refused() -> None:

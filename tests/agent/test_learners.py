@@ -20,13 +20,15 @@ from promptrl_plugin.errors import BackboneError, BundleError, ConfigError, Leak
 from promptrl_plugin.prompts.template import INSTRUCTION_PREFIX
 from promptrl_plugin.records import Feedback, GenerationRequest, GroupVerdict, Sample, Status, Task
 from promptrl_plugin.storage.runs import RunFolder
-from promptrl_plugin.strategies.base import Strategy
+from promptrl_plugin.strategies.base import Strategy, StrategyContext
 from promptrl_plugin.strategies.registry import make_strategy, shipped_policies
 from promptrl_plugin.strategies.runner import solve_tasks
+from promptrl_plugin.suites.fingerprints import fingerprint
 from promptrl_plugin.suites.registry import load_suite
 
 SMALL = replace(CONFIG, generations=60)
 GOOD = "Think of the reference."
+CONTEXT = StrategyContext(3, Feedback.VISIBLE, chat=True, seed=0)
 
 
 def learner(name: str) -> TrainConfig:
@@ -139,6 +141,7 @@ def test_gepa_finds_the_instruction_resumes_and_is_applied(
 def test_random_choice_among_a_policys_operators(tmp_path: Path, scripted: ScriptedBackbone):  # noqa: F811
     few = ("generate", "sample_hot", "contract", "stop")
     made = PolicyBundle.load(shipped_policies()[0])
+    trained, shown = load_suite("starter-train").tasks()[-1], load_suite("examples").tasks()[0]
     network = {**made.network, "n_actions": len(few)}
     made = replace(
         made,
@@ -147,6 +150,8 @@ def test_random_choice_among_a_policys_operators(tmp_path: Path, scripted: Scrip
         network=network,
         projection_mean=made.projection_mean[:16],  # the scripted embedding has 16 components
         projection_components=made.projection_components[:, :16],
+        train_hashes=(trained.content_hash,),
+        train_fingerprints=(fingerprint(trained),),
     )
     path = made.save(tmp_path / "few")
     strategy = make_strategy("random-hybrid", backbone=scripted, policy=path)
@@ -155,6 +160,12 @@ def test_random_choice_among_a_policys_operators(tmp_path: Path, scripted: Scrip
     assert set(taken) <= set(few)
     assert {"sample_hot", "contract"} <= set(taken)
     assert not set(make_strategy("random-hybrid", backbone=scripted).setup.table.names) <= set(few)  # type: ignore[attr-defined]
+
+    for task in (trained, replace(trained, id="Other/1"), shown, replace(shown, prompt=shown.prompt + " ")):
+        with pytest.raises(LeakageError, match=f"must not solve {task.id}, which has the same"):
+            strategy.prepare([task], CONTEXT)
+    with pytest.raises(LeakageError, match=f"{shown.id}, which is shown as a solved example"):
+        make_strategy("random-hybrid", backbone=scripted).prepare([replace(shown, id="Other/2")], CONTEXT)
 
     gepa = replace(made, config={**made.config, "learner": "gepa"}).save(tmp_path / "gepa")
     with pytest.raises(BundleError, match="has no operators; give random-hybrid another"):

@@ -1,10 +1,14 @@
-"""What a Ray cluster is told, and what its jobs take; no cluster is needed."""
+"""What a Ray cluster is told, what its jobs take, and what is refused; no cluster is needed."""
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from promptrl_plugin.evaluation.cluster import _passed, _share
+from promptrl_plugin import __version__
+from promptrl_plugin.errors import ConfigError
+from promptrl_plugin.evaluation.cluster import Cluster, _Failure, _guarded, _passed, _share
 
 
 def test_no_secret_is_passed_on() -> None:
@@ -27,3 +31,22 @@ def test_no_secret_is_passed_on() -> None:
 )
 def test_a_job_takes_a_gpu_or_the_smallest_node(nodes: list[tuple[int, int]], share: dict[str, int]) -> None:
     assert _share(nodes) == share
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"pip install 'promptrl-plugin\[ray\]'"):
+        Cluster("auto")
+
+
+def test_this_machine_alone_is_no_cluster() -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'promptrl-plugin[ray]'")
+    with pytest.raises(ConfigError, match="leave out --ray"):
+        Cluster("local")
+
+
+def test_a_node_with_another_promptrl_does_no_job() -> None:
+    assert _guarded(__version__, len, "abc") == 3
+    refused = _guarded("0.0.1", len, "abc")
+    assert isinstance(refused, _Failure)
+    assert f"has promptrl {__version__}, this machine 0.0.1" in refused.message

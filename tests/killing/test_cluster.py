@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from killable import Place, read_records
 
@@ -97,6 +98,35 @@ def test_a_judge_that_dies_loses_no_program(machines: Machines) -> None:
         assert seen == Counter(range(len(asked)))
         assert len(machines.workers) == 1
         assert together.check(asked[:5]) == alone[:5], "the other goes on"
+        together.close()
+
+
+def judges() -> list[psutil.Process]:
+    """Processes of judges on the nodes, which are all of this machine."""
+    return [p for p in psutil.process_iter(["cmdline"]) if "ray::_NodeJudge" in " ".join(p.info["cmdline"] or ())]
+
+
+def test_a_judge_whose_process_dies_is_replaced(machines: Machines) -> None:
+    asked = requests()
+    with IsolatedJudge(JudgeConfig(workers=1)) as judge:
+        alone = judge.check(asked)
+    machines.mend()
+    with Cluster(machines.address) as cluster:
+        together = cluster.judge(JudgeConfig())
+        killed: list[int] = []
+
+        def kill_all(_i: int) -> None:
+            if not killed:
+                killed.extend(p.pid for p in judges())
+                for process in judges():
+                    process.kill()
+
+        assert together.check(asked, kill_all) == alone
+        assert len(killed) == 2
+        assert together.check(asked[:5]) == alone[:5]
+        fresh = {p.pid for p in judges()}
+        assert len(fresh) == 2, "one on each node again"
+        assert fresh.isdisjoint(killed)
         together.close()
 
 
