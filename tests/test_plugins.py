@@ -9,12 +9,15 @@ import pytest
 
 from promptrl_plugin import plugins
 from promptrl_plugin.backbones.registry import load_backbone
+from promptrl_plugin.backbones.scripted import ScriptedBackbone
 from promptrl_plugin.cli import main as cli
 from promptrl_plugin.cli.compare import parse_policies
-from promptrl_plugin.errors import ConfigError, UnknownNameError
+from promptrl_plugin.errors import BundleError, ConfigError, UnknownNameError
+from promptrl_plugin.harnesses import session
 from promptrl_plugin.harnesses.options import StrategyOptions
 from promptrl_plugin.prompts.action_space import ActionTable
 from promptrl_plugin.prompts.operators.semantic import ShowExamples
+from promptrl_plugin.strategies.direct import Direct
 from promptrl_plugin.suites.registry import load_suite
 
 POINTS = [
@@ -31,8 +34,8 @@ def no_examples() -> ShowExamples:
     return ShowExamples("no_examples", lambda view: ((),))
 
 
-def make_strategy(*arguments: object) -> None:
-    """Only its name is needed here."""
+def make_strategy(*arguments: object) -> Direct:
+    return Direct()
 
 
 def raises() -> None:
@@ -65,6 +68,20 @@ def test_a_strategy_of_another_package_gets_a_policy(tmp_path: Path) -> None:
     assert parse_policies([f"theirs={tmp_path}"]) == {"theirs": str(tmp_path)}
     with pytest.raises(ConfigError, match="'best-of-k' is not trained; leave out --policy"):
         StrategyOptions.parse({"strategy": "best-of-k", "policy": str(tmp_path)})
+
+
+def test_samples_of_different_policies_of_a_plugin_strategy_are_kept_apart(tmp_path: Path) -> None:
+    def hash_of(folder: str, text: str) -> str:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "rule.txt").write_text(text)
+        options = StrategyOptions("theirs", policy=tmp_path / folder)
+        session.check_request(options)
+        return session.open_strategy(options, ScriptedBackbone({"": ""}))[1]
+
+    one, other, copy = hash_of("a", "one"), hash_of("b", "other"), hash_of("c", "one")
+    assert one == copy != other, "what is in it counts, not where it is"
+    with pytest.raises(BundleError, match=r"no policy at .*absent; check the path"):
+        session.check_request(StrategyOptions("theirs", policy=tmp_path / "absent"))
 
 
 @pytest.mark.parametrize(("name", "reason"), [("gone", "AttributeError"), ("raises", "ZeroDivisionError")])

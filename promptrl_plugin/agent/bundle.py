@@ -43,7 +43,8 @@ from promptrl_plugin.config import LEARNED, TrainConfig, from_dict
 from promptrl_plugin.errors import BundleError, ConfigError, LeakageError
 from promptrl_plugin.records import Task, content_hash
 from promptrl_plugin.storage.runs import environment, write_atomic
-from promptrl_plugin.suites.fingerprints import first_leak
+from promptrl_plugin.suites.fingerprints import Fingerprint, fingerprint, first_leak
+from promptrl_plugin.suites.registry import load_suite
 
 if TYPE_CHECKING:
     from promptrl_plugin.agent.network import ActorCritic
@@ -235,24 +236,35 @@ class PolicyBundle:
             raise self._unfit(f"was trained with another observation layout{difference}", backbone)
 
     def check_no_leak(self, tasks: Iterable[Task]) -> None:
-        """Make sure that none of these tasks, or a near-duplicate of one, trained the policy.
+        """Make sure that none of these tasks, or a near-duplicate of one, trained the policy or is shown by it.
 
         Raises:
-            LeakageError: One did.
+            LeakageError: One did, or is.
+            DataError: The suite of the examples that it shows is not at hand.
         """
         asked = list(tasks)
-        trained = {*self.train_hashes, *self.example_hashes}
-        same = next((i for i, task in enumerate(asked) if task.content_hash in trained), None)
+        hashes = {*self.train_hashes, *self.example_hashes}
+        same = next((i for i, task in enumerate(asked) if task.content_hash in hashes), None)
         if same is not None:
             found: tuple[int, str] | None = (same, "the same prompt as a train task")
         else:
-            found = first_leak(self.train_fingerprints, asked)
+            found = first_leak(self.train_fingerprints, asked) or first_leak(
+                self._example_fingerprints(), asked, kind="example"
+            )
         if found is not None:
             raise LeakageError(
                 f"{self._name} must not solve {asked[found[0]].id}, which has {found[1]} of it; use "
                 "--split crossfit:5, or a policy trained on other tasks: "
                 f"{self.train_command(self.backbone)} --suite mbpp-train"
             )
+
+    def _example_fingerprints(self) -> list[Fingerprint]:
+        """Of the solved tasks that its operators show, read from their suite again; an instruction shows none."""
+        if self.learner == "gepa" or not self.example_hashes:
+            return []
+        suite, shown = load_suite(self.train_config().example_suite), frozenset(self.example_hashes)
+        hidden = suite.hidden()
+        return [fingerprint(t, hidden[t.id].reference) for t in suite.tasks() if t.content_hash in shown]
 
     @property
     def _name(self) -> str:

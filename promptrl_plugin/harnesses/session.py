@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,10 +16,10 @@ from promptrl_plugin.backbones.caching import CachingBackbone
 from promptrl_plugin.checking.base import Judge
 from promptrl_plugin.config import TAKES_POLICY, EnvConfig, JudgeConfig, env_of, to_dict
 from promptrl_plugin.env.feedback import Checker, NoFeedback, make_checker
-from promptrl_plugin.errors import ConfigError, DataError, UnknownNameError
+from promptrl_plugin.errors import BundleError, ConfigError, DataError, UnknownNameError
 from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions, StrategyOptions
 from promptrl_plugin.harnesses.samples import SampleFiles, samples_path
-from promptrl_plugin.records import Feedback, Sample, Task
+from promptrl_plugin.records import Feedback, Sample, Task, content_hash
 from promptrl_plugin.storage.cache import Cache
 from promptrl_plugin.strategies.base import Strategy
 from promptrl_plugin.suites.base import Suite
@@ -164,6 +165,8 @@ def check_request(options: StrategyOptions) -> None:
     check_strategy(options.strategy)
     if options.policy is not None and options.strategy in TAKES_POLICY:
         PolicyBundle.load(options.policy).check_strategy(options.strategy)
+    elif options.policy is not None and not options.policy.exists():  # another package's, which reads it later
+        raise BundleError(f"there is no policy at {options.policy}; check the path")
 
 
 def check_visible(feedback: Feedback, suite: Suite) -> None:
@@ -180,7 +183,7 @@ def check_visible(feedback: Feedback, suite: Suite) -> None:
 
 
 def open_strategy(options: StrategyOptions, backbone: Backbone) -> tuple[Strategy, str]:
-    """The strategy, and the content hash of its policy (empty where it has none).
+    """The strategy, and the hash of its policy (empty where it has none).
 
     Raises:
         UnknownNameError: There is no such strategy.
@@ -189,7 +192,16 @@ def open_strategy(options: StrategyOptions, backbone: Backbone) -> tuple[Strateg
     from promptrl_plugin.strategies.registry import make_strategy
 
     strategy = make_strategy(options.strategy, policy=options.policy, backbone=backbone, cache=_cache_of(backbone))
-    return strategy, str(getattr(strategy, "policy_hash", ""))
+    told = getattr(strategy, "policy_hash", None)
+    if told is None and options.policy is not None:  # another package's, which does not tell
+        return strategy, _hash_of(options.policy)
+    return strategy, str(told or "")
+
+
+def _hash_of(policy: Path) -> str:
+    """Hash of a policy's files, for samples of different policies to go into different files."""
+    files = sorted(p for p in policy.rglob("*") if p.is_file()) if policy.is_dir() else [policy]
+    return content_hash([(p.relative_to(policy).as_posix(), sha256(p.read_bytes()).hexdigest()) for p in files])
 
 
 def open_checker(feedback: Feedback, suite: Suite, stack: ExitStack, cache: Cache | None = None) -> Checker:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from promptrl_plugin.errors import LeakageError
 from promptrl_plugin.prompts.apps_text import is_apps
 from promptrl_plugin.prompts.source import parsed
 from promptrl_plugin.prompts.state import Example
 from promptrl_plugin.prompts.task_text import prose_of
 from promptrl_plugin.records import Task, content_hash
-from promptrl_plugin.suites.fingerprints import Fingerprint, fingerprint, leaks
+from promptrl_plugin.suites.fingerprints import Fingerprint, fingerprint, first_leak, leaks
 from promptrl_plugin.suites.visible import visible_tests
 
 if TYPE_CHECKING:  # what is hidden is read by the trainer's call of `from_train_tasks` only
@@ -39,6 +40,10 @@ class ExampleLibrary:
         examples: The solved tasks.
         embeddings: Of their prompts, float32 ``[n, d]``; normalised here.
 
+    Attributes:
+        examples: As given.
+        fingerprints: Of their tasks (`suites.fingerprints`), in order.
+
     Raises:
         ValueError: There is not one embedding for each example.
     """
@@ -49,7 +54,7 @@ class ExampleLibrary:
         self.examples = tuple(examples)
         self.embeddings = _unit(np.asarray(embeddings, dtype=np.float32))
         self._hashes = tuple(_task_hash(e.prompt) for e in self.examples)
-        self._fingerprints = tuple(_fingerprint(e) for e in self.examples)
+        self.fingerprints = tuple(_fingerprint(e) for e in self.examples)
         self._ranking = self._fixed_ranking()
 
     @classmethod
@@ -132,8 +137,20 @@ class ExampleLibrary:
         To be given to `fixed_sets` and `nearest` as `exclude_hashes`.
         """
         own = fingerprint(task)
-        found = {h for h, other in zip(self._hashes, self._fingerprints, strict=True) if leaks([other], own)}
+        found = {h for h, other in zip(self._hashes, self.fingerprints, strict=True) if leaks([other], own)}
         return frozenset(found | {task.content_hash})
+
+    def check_unseen(self, tasks: Iterable[Task]) -> None:
+        """Make sure that none of these tasks, or a near-duplicate of one, is among the examples.
+
+        Raises:
+            LeakageError: One is.
+        """
+        asked = list(tasks)
+        if (found := first_leak(self.fingerprints, asked, kind="solved example")) is not None:
+            raise LeakageError(
+                f"{asked[found[0]].id} has {found[1]}, which prompts show; solve another suite, or leave it out"
+            )
 
     def _allowed(self, i: int, ids: frozenset[str], hashes: frozenset[str]) -> bool:
         return self.examples[i].task_id not in ids and self._hashes[i] not in hashes

@@ -119,15 +119,20 @@ def leaks(train: Iterable[Fingerprint], task: Task | Fingerprint) -> str | None:
     return None
 
 
-def first_leak(train: Iterable[Fingerprint], tasks: Iterable[Task]) -> tuple[int, str] | None:
+def first_leak(train: Iterable[Fingerprint], tasks: Iterable[Task], kind: str = "train task") -> tuple[int, str] | None:
     """Position of the first task that `leaks` speaks against, and why; None when it speaks against none.
 
     The same answer as asking `leaks` about one task after the other, in a time that does not grow with the product.
+
+    Args:
+        train: Fingerprints of the tasks that were seen.
+        tasks: The tasks to be solved.
+        kind: What the message calls the tasks of `train`.
     """
     ones, others = [_Sets.of(t) for t in tasks], [_Sets.of(o) for o in train]
     for i, j in _suspects(ones, others):
         if reason := _same(ones[i], others[j]):
-            return i, f"{reason} as train task {others[j].print['id']}"
+            return i, f"{reason} as {kind} {others[j].print['id']}"
     return None
 
 

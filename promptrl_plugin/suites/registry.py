@@ -160,13 +160,13 @@ def train_suite_of(suite: Suite) -> str | None:
     A suite is for one or the other. Those of other packages train unless they have an attribute ``train_suite``.
 
     Raises:
-        PluginError: That attribute is not a string.
+        ConfigError: That attribute is not a string.
     """
     if suite.name in SUITES:
         return TRAIN_SUITES.get(suite.name)
     instead = getattr(suite, "train_suite", None)
     if not isinstance(instead, str | None):
-        raise PluginError(f"train_suite of suite {suite.name} must be a suite's name, not {instead!r}; mend it")
+        raise ConfigError(f"train_suite of suite {suite.name} must be a suite's name, not {instead!r}; mend it")
     return instead
 
 

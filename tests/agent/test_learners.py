@@ -164,7 +164,7 @@ def test_random_choice_among_a_policys_operators(tmp_path: Path, scripted: Scrip
     for task in (trained, replace(trained, id="Other/1"), shown, replace(shown, prompt=shown.prompt + " ")):
         with pytest.raises(LeakageError, match=f"must not solve {task.id}, which has the same"):
             strategy.prepare([task], CONTEXT)
-    with pytest.raises(LeakageError, match=f"{shown.id}, which is shown as a solved example"):
+    with pytest.raises(LeakageError, match=f"as solved example {shown.id}, which prompts show"):
         make_strategy("random-hybrid", backbone=scripted).prepare([replace(shown, id="Other/2")], CONTEXT)
 
     gepa = replace(made, config={**made.config, "learner": "gepa"}).save(tmp_path / "gepa")

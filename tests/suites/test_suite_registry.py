@@ -10,7 +10,7 @@ import pytest
 from suite_rows import WriteRows, make_task, plus_row
 
 from promptrl_plugin import plugins
-from promptrl_plugin.errors import ConfigError, DataError, PluginError, UnknownNameError
+from promptrl_plugin.errors import ConfigError, DataError, UnknownNameError
 from promptrl_plugin.suites.base import Suite
 from promptrl_plugin.suites.registry import (
     SUITES,
@@ -111,7 +111,7 @@ def test_a_suite_of_another_package_says_whether_it_is_evaluated(monkeypatch: py
         with pytest.raises(ConfigError, match=said):
             load_train_suite("foreign")
     monkeypatch.setattr(Foreign, "train_suite", True, raising=False)
-    with pytest.raises(PluginError, match="must be a suite's name, not True"):
+    with pytest.raises(ConfigError, match="must be a suite's name, not True"):
         load_train_suite("foreign")
 
 
