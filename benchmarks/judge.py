@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Programs judged a second: promptrl's judge against EvalPlus 0.3.1's, on the same samples, in one run.
 
-    python benchmarks/judge.py [--dataset mbpp|humaneval] [--limit N] [--samples FILE …] [--rounds 3] [--out FILE]
+    python benchmarks/judge.py [--dataset mbpp|humaneval] [--limit N] [--samples FILE …] [--kinds KIND …]
+                               [--rounds 3] [--out FILE]
     python benchmarks/judge.py --cpu [--against CHECKOUT …] [--dataset mbpp|humaneval] [--limit N] [--rounds 3]
 
 The samples are, for every task, its canonical solution and a broken program (syntax error, wrong constant,
@@ -16,7 +17,10 @@ each the median over the rounds, sides taken in turn:
   expected outputs cached by a run before the first round;
 * checking: the phase after start and expected outputs, in total and by kind of program;
 * trainer: programs of all kinds, checked one after the other by EvalPlus, in one batch by promptrl, from a process
-  that holds 1.2 GB.
+  that holds 1.2 GB; both have had these tasks before (promptrl a first batch that does not count, EvalPlus its
+  expected outputs), as in a training run, which judges hundreds of programs a task.
+
+`--kinds model-written --samples FILE` is what a user has: one strategy's samples, one for every task.
 
 Statuses of every sample are compared and the differences listed.
 
@@ -131,6 +135,13 @@ def make_samples(problems: dict[str, dict[str, Any]], written: Sequence[Path]) -
     return {**samples, "model-written": model} if model else samples
 
 
+def of_kinds(samples: Samples, kinds: Sequence[str]) -> Samples:
+    """Those kinds of programs; all if none is named."""
+    if missing := [kind for kind in kinds if kind not in samples]:
+        sys.exit(f"judge.py: no programs of kind {missing[0]!r} here; choose among {', '.join(samples)}")
+    return {kind: rows for kind, rows in samples.items() if not kinds or kind in kinds}
+
+
 def write_problems(dataset: str, problems: dict[str, dict[str, Any]], folder: Path) -> dict[str, str]:
     """A data file of the chosen tasks, and the environment in which both judges read it."""
     from evalplus.data.mbpp import mbpp_serialize_inputs
@@ -188,7 +199,7 @@ def promptrl_side(dataset: str, path: Path, samples: Samples, workers: int, env:
 
 
 def timed_judge(dataset: str, samples: str, out: str, workers: str, held_mb: str) -> None:
-    """Our judge in a process that holds memory (the inner half of this script)."""
+    """Our judge in a process, which as a trainer holds memory and has judged before (the inner half of this script)."""
     from promptrl_plugin.checking.judge import IsolatedJudge
     from promptrl_plugin.config import JudgeConfig
     from promptrl_plugin.evaluation.judging import judge_samples, read_samples
@@ -202,6 +213,8 @@ def timed_judge(dataset: str, samples: str, out: str, workers: str, held_mb: str
     finished = [0.0] * len(submissions)
     with IsolatedJudge(JudgeConfig(workers=int(workers))) as judge:
         judge.warm_up()
+        if held:
+            judge_samples(submissions, hidden, judge, fail_fast=True)
         begin = time.perf_counter()
 
         def note(position: int) -> None:
@@ -311,7 +324,7 @@ def write_samples(path: Path, rows: Sequence[dict[str, str]]) -> Path:
 
 def compare(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     problems = evenly(problems_of(args.dataset), args.limit)
-    samples = make_samples(problems, args.samples)
+    samples = of_kinds(make_samples(problems, args.samples), args.kinds)
     rows = [row for kind in samples.values() for row in kind]
     path = write_samples(folder / "samples.jsonl", rows)
     some = write_samples(folder / "some.jsonl", list(evenly(dict(enumerate(rows)), TRAINER_PROGRAMS).values()))
@@ -389,6 +402,7 @@ def main() -> None:
     parser.add_argument("--dataset", choices=("mbpp", "humaneval"), default="mbpp")
     parser.add_argument("--limit", type=int, default=0, help="tasks (0: all)")
     parser.add_argument("--samples", type=Path, nargs="*", default=None)
+    parser.add_argument("--kinds", nargs="*", default=[], metavar="KIND", help="of programs (none named: all)")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=None)
