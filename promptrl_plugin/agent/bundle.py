@@ -22,13 +22,8 @@ What ``network`` and ``weights`` are depends on the learner, which the manifest 
 from __future__ import annotations
 
 import dataclasses
-import glob
-import hashlib
 import json
 import math
-import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,10 +34,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from promptrl_plugin.agent import bundle_files
+from promptrl_plugin.agent.bundle_files import MANIFEST, SCHEMA_VERSION, TENSORS
 from promptrl_plugin.config import LEARNED, TrainConfig, from_dict
 from promptrl_plugin.errors import BundleError, ConfigError, LeakageError
 from promptrl_plugin.records import Task, content_hash
-from promptrl_plugin.storage.runs import environment, write_atomic
+from promptrl_plugin.storage.runs import environment
 from promptrl_plugin.suites.fingerprints import Fingerprint, fingerprint, first_leak
 from promptrl_plugin.suites.registry import load_suite
 
@@ -50,10 +47,6 @@ if TYPE_CHECKING:
     from promptrl_plugin.agent.network import ActorCritic
 
 __all__ = ["MANIFEST", "SCHEMA_VERSION", "TENSORS", "Arrays", "Policy", "PolicyBundle", "same_model"]
-
-SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
-TENSORS = "policy.safetensors"
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Policy = Callable[[npt.NDArray[np.float32], npt.NDArray[np.bool_]], int]
@@ -157,7 +150,7 @@ class PolicyBundle:
     def content_hash(self) -> str:
         """Hash of everything but the record of its making: equal for bundles that behave alike."""
         manifest = {k: v for k, v in self._manifest().items() if k not in _RECORD}
-        return content_hash("policy-bundle", SCHEMA_VERSION, manifest, _sha256(self._tensor_bytes()))
+        return content_hash("policy-bundle", SCHEMA_VERSION, manifest, bundle_files.sha256(self._tensor_bytes()))
 
     def train_config(self) -> TrainConfig:
         """The configuration that it was trained with.
@@ -288,15 +281,7 @@ class PolicyBundle:
             BundleError: There is something else at `path`.
         """
         path = Path(path)
-        if path.exists() and not (path / MANIFEST).is_file() and not (path.is_dir() and not any(path.iterdir())):
-            raise BundleError(f"{path} exists and is no policy bundle; choose another folder")
-        tensors = self._tensor_bytes()
-        body = {"schema": SCHEMA_VERSION, "tensors_sha256": _sha256(tensors), "bundle": self._manifest()}
-        manifest = json.dumps({**body, "sha256": content_hash(body)}, indent=1, allow_nan=False) + "\n"
-        try:
-            _write_folder(path, {TENSORS: tensors, MANIFEST: manifest.encode()})
-        except OSError as e:
-            raise BundleError(f"cannot write policy bundle {path}: {e.strerror}; choose another folder") from None
+        bundle_files.write_files(path, self._manifest(), self._tensor_bytes())
         return path
 
     @classmethod
@@ -307,18 +292,11 @@ class PolicyBundle:
             BundleError: It is missing, incomplete, changed, or written by a newer promptrl.
         """
         path = Path(path)
-        document = _read_manifest(path)
+        manifest, tensors = bundle_files.read_files(path)
         try:
-            content = (path / TENSORS).read_bytes()
-        except OSError as e:
-            raise BundleError(f"cannot read {path / TENSORS}: {e.strerror}; {_REMEDY}") from None
-        sha256 = document.pop("sha256", None)
-        if _sha256(content) != document.get("tensors_sha256") or content_hash(document) != sha256:
-            raise BundleError(f"policy bundle {path} is damaged or was changed (hash mismatch); {_REMEDY}")
-        try:
-            return cls(**_tuples(document["bundle"]), **_unflatten(content), path=path)
-        except (KeyError, TypeError, ValueError) as e:
-            raise BundleError(f"policy bundle {path} is malformed: {e}; {_REMEDY}") from None
+            return cls(**_tuples(manifest), **_unflatten(tensors), path=path)
+        except (AttributeError, KeyError, TypeError, ValueError) as e:
+            raise BundleError(f"policy bundle {path} is malformed: {e}; {bundle_files.REMEDY}") from None
 
     def _manifest(self) -> dict[str, Any]:
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in (*_ARRAYS, "path")}
@@ -341,33 +319,8 @@ def same_model(fingerprint: str, other: str) -> bool:
     return fingerprint.partition("@")[0] == other.partition("@")[0]
 
 
-_REMEDY = "fetch it again, or train one: promptrl train"
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    if not path.is_dir():
-        raise BundleError(f"there is no policy bundle at {path}; check the path, or train one: promptrl train")
-    try:
-        document = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        schema = document["schema"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise BundleError(f"{path / MANIFEST} is missing or damaged; {_REMEDY}") from None
-    if not isinstance(schema, int) or schema > SCHEMA_VERSION:
-        raise BundleError(
-            f"policy bundle {path} has schema {schema}, newer than the {SCHEMA_VERSION} known here; "
-            "upgrade: pip install -U promptrl-plugin"
-        )
-    return dict(document)
-
-
 def _unflatten(content: bytes) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        tensors: dict[str, npt.NDArray[Any]] = load(content)
-    except SafetensorError as e:
-        raise ValueError(str(e)) from e
+    tensors = bundle_files.read_tensors(content)
     weights = {name.removeprefix("policy/"): a for name, a in tensors.items() if name.startswith("policy/")}
     return {
         "weights": weights,
@@ -379,37 +332,3 @@ def _unflatten(content: bytes) -> dict[str, Any]:
 def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
     """JSON lists back to the tuples that the fields are."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """Make the folder `path` of these files, or put it in the place of an old one, as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent))
-    try:
-        for name, content in files.items():
-            write_atomic(fresh / name, content)
-        fresh.chmod(0o755)  # mkdtemp makes 0700
-        _replace_folder(fresh, path)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    for kind in ("new", "old"):  # of this writing, or of one that was killed
-        for rest in path.parent.glob(f".{glob.escape(path.name)}.{kind}-*"):
-            shutil.rmtree(rest, ignore_errors=True)
-
-
-def _replace_folder(fresh: Path, path: Path) -> None:
-    """Move `fresh` to `path`; what was there is put back if that fails."""
-    old = fresh.with_name(fresh.name.replace(".new-", ".old-"))
-    if path.exists():
-        os.rename(path, old)
-    try:
-        os.rename(fresh, path)
-    except OSError:
-        if old.exists():
-            os.rename(old, path)
-        raise

@@ -8,87 +8,29 @@ checkpoint ends with the very parameters of an uninterrupted one.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
-import gymnasium
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from promptrl_plugin import __version__
+from promptrl_plugin.agent.checkpoint import CHECKPOINT_VERSION, get_state, read_checkpoint, set_state
+from promptrl_plugin.agent.masked_env import Bools, Floats, MaskedVectorEnv, Rehearsing, Source, dimensions
 from promptrl_plugin.agent.network import ActorCritic, gumbel, masked_entropy, one_thread
-from promptrl_plugin.agent.tensorfile import load_tree, save_tree
-from promptrl_plugin.config import PPOConfig, to_dict
-from promptrl_plugin.errors import ConfigError
-from promptrl_plugin.storage.runs import environment
+from promptrl_plugin.agent.tensorfile import save_tree
+from promptrl_plugin.config import PPOConfig
 
 __all__ = ["CHECKPOINT_VERSION", "PPO", "Losses", "MaskedVectorEnv", "Rollout", "compute_gae", "ppo_losses"]
 
-CHECKPOINT_VERSION = 3
 KL_TOLERANCE = 1.5  #: an update stops at that multiple of `target_kl` (as Stable-Baselines3)
 ADAM_EPSILON = 1e-5  #: as in the original implementation (OpenAI Baselines, ppo2)
 
-Floats = npt.NDArray[np.float32]
-Rewards = npt.NDArray[np.floating[Any]]
-Bools = npt.NDArray[np.bool_]
 OnRollout = Callable[[dict[str, float]], bool | None]
 """Gets the metrics of each rollout and its update; returning False ends the training there."""
-
-
-class MaskedVectorEnv(Protocol):
-    """Several environments stepped at once, each with a mask of allowed actions.
-
-    A finished sub-environment starts its next episode by itself: `step` then returns the first
-    observation of the new episode and, for each finished one, ``infos["final_observation"][i]`` (the last
-    of the old episode) and, if wanted in the metrics, ``infos["episode"][i]`` (a dict of numbers such as
-    ``return`` and ``length``); both are sequences of length `num_envs` with None elsewhere.
-    """
-
-    num_envs: int
-
-    @property
-    def single_observation_space(self) -> gymnasium.spaces.Space[Floats]:
-        """``Box`` of shape ``[obs_dim]``, float32."""
-        ...
-
-    @property
-    def single_action_space(self) -> gymnasium.spaces.Space[Any]:
-        """``Discrete(n_actions)``."""
-        ...
-
-    def reset(self, *, seed: int | None = None) -> tuple[Floats, dict[str, Any]]:
-        """Start every episode anew; observations ``[n, obs_dim]``."""
-        ...
-
-    def step(self, actions: npt.NDArray[np.int64]) -> tuple[Floats, Rewards, Bools, Bools, dict[str, Any]]:
-        """Observations ``[n, obs_dim]``, rewards, terminated and truncated ``[n]``, and infos."""
-        ...
-
-    def action_masks(self) -> Bools:
-        """Allowed actions at the current observations, bool ``[n, n_actions]``."""
-        ...
-
-    def get_state(self) -> dict[str, Any]:
-        """All that `set_state` needs to go on exactly from here: nested JSON data and numeric arrays."""
-        ...
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_state` returned (tuples have become lists)."""
-        ...
-
-
-@runtime_checkable
-class Rehearsing(Protocol):
-    """Environments that can prepare the steps to come, where those of one need not wait for those of another."""
-
-    def rehearse(self, n_steps: int, choose: Callable[[int, int, Floats, Bools], int]) -> None:
-        """Prepare `n_steps` steps whose actions are ``choose(sub-environment, step, observation, mask)``."""
-        ...
 
 
 def compute_gae(
@@ -214,26 +156,6 @@ def ppo_losses(
     return Losses(total, policy, value, entropy.mean(), approx_kl, clip_fraction)
 
 
-class _Source:
-    """Environments, with the observations that the next actions answer (None before the first reset)."""
-
-    def __init__(self, env: MaskedVectorEnv) -> None:
-        self.env = env
-        self.observations: Floats | None = None
-        self.ended = np.zeros(env.num_envs, dtype=np.bool_)  # who has ended an episode yet
-
-    def get_state(self) -> dict[str, Any] | None:
-        if self.observations is None:
-            return None
-        return {"observations": self.observations.copy(), "ended": self.ended.copy(), "env": self.env.get_state()}
-
-    def set_state(self, state: Mapping[str, Any] | None) -> None:
-        if state is not None:
-            self.env.set_state(state["env"])
-            self.observations = state["observations"]
-            self.ended = np.array(state["ended"], dtype=np.bool_)
-
-
 class PPO:
     """The agent: an actor-critic, its optimiser, and where they are in training.
 
@@ -244,6 +166,11 @@ class PPO:
         policy: Start from this policy (e.g. a warm-started one) instead of a fresh one.
         on_rollout: See `OnRollout`.
         replay_env: Where the `PPOConfig.replays` rollouts after each one are collected.
+
+    Attributes:
+        policy / optimizer / generator: What learns, how, and where its random numbers come from.
+        num_timesteps / num_rollouts: How far training has come, without replays.
+        live / memory: Where it stands in `env` and, where there are replays, in `replay_env`.
 
     Raises:
         ValueError: `policy` or `config` does not fit `env`.
@@ -260,7 +187,7 @@ class PPO:
     ) -> None:
         self.env, self.config, self.seed, self.on_rollout = env, config, seed, on_rollout
         self.generator = torch.Generator().manual_seed(seed)
-        obs_dim, n_actions = _dimensions(env)
+        obs_dim, n_actions = dimensions(env)
         self.policy = policy or ActorCritic(obs_dim, n_actions, config, self.generator)
         if (self.policy.obs_dim, self.policy.n_actions) != (obs_dim, n_actions):
             raise ValueError(f"the policy was not made for {obs_dim} features and {n_actions} actions")
@@ -271,8 +198,8 @@ class PPO:
         self.optimizer = torch.optim.Adam(self.policy.parameters(), config.learning_rate, eps=ADAM_EPSILON)
         self.num_timesteps = 0
         self.num_rollouts = 0
-        self._live = _Source(env)
-        self._memory = _Source(replay_env) if replay_env is not None and config.replays else None
+        self.live = Source(env)
+        self.memory = Source(replay_env) if replay_env is not None and config.replays else None
 
     def learn(self, total_steps: int | None = None) -> PPO:
         """Train until `total_steps` transitions (default: `PPOConfig.total_steps`) have been collected.
@@ -284,7 +211,7 @@ class PPO:
         while self.num_timesteps < total:
             started = time.perf_counter()
             learning_rate, ent_coef = self._schedules(self.num_timesteps / total)
-            rollout, metrics = self._collect(self._live)
+            rollout, metrics = self._collect(self.live)
             self.num_timesteps += self.config.n_steps * self.config.n_envs
             self.num_rollouts += 1
             metrics |= {"steps": float(self.num_timesteps), "rollouts": float(self.num_rollouts)}
@@ -306,9 +233,9 @@ class PPO:
     def _replay(self, learning_rate: float, ent_coef: float) -> dict[str, float]:
         """`PPOConfig.replays` rollouts with an update each, from memory; returns the last one's figures."""
         figures: dict[str, float] = {}
-        for _ in range(self.config.replays if self._memory is not None else 0):
-            assert self._memory is not None
-            rollout, metrics = self._collect(self._memory)
+        for _ in range(self.config.replays if self.memory is not None else 0):
+            assert self.memory is not None
+            rollout, metrics = self._collect(self.memory)
             metrics |= self._train(rollout, learning_rate, ent_coef)
             figures = {f"replay/{k.partition('/')[2]}": v for k, v in metrics.items()}
         return figures
@@ -321,7 +248,7 @@ class PPO:
     # --- collect ---------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _collect(self, source: _Source) -> tuple[Rollout, dict[str, float]]:
+    def _collect(self, source: Source) -> tuple[Rollout, dict[str, float]]:
         config, policy, env = self.config, self.policy, source.env
         if source.observations is None:
             source.observations, _ = env.reset(seed=self.seed)
@@ -456,23 +383,13 @@ class PPO:
 
     # --- save and resume ---------------------------------------------------------------------------
 
+    def save_policy(self, path: Path) -> None:
+        """Write the policy alone (see `ActorCritic.save`), e.g. the best one so far."""
+        self.policy.save(path)
+
     def state_dict(self) -> dict[str, Any]:
-        """All that changes how training goes on: nested JSON data and numpy arrays."""
-        adam = self.optimizer.state_dict()["state"]
-        return {
-            "version": CHECKPOINT_VERSION,
-            "system": environment(),
-            "config": to_dict(self.config),
-            "network": self.policy.spec(),
-            "seed": self.seed,
-            "num_timesteps": self.num_timesteps,
-            "num_rollouts": self.num_rollouts,
-            "policy": self.policy.tensors(),
-            "optimizer": {str(i): {k: v.numpy().copy() for k, v in slot.items()} for i, slot in adam.items()},
-            "generator": self.generator.get_state().numpy().copy(),
-            "live": self._live.get_state(),
-            "memory": None if self._memory is None else self._memory.get_state(),
-        }
+        """All that changes how training goes on (`agent.checkpoint`)."""
+        return get_state(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned.
@@ -480,35 +397,7 @@ class PPO:
         Raises:
             ConfigError: Made by another version, network or configuration (`total_steps` may differ).
         """
-        self._check_fits(state)
-        self.policy.load_tensors(state["policy"])
-        slots = {
-            int(i): {k: torch.from_numpy(np.array(v)) for k, v in slot.items()}
-            for i, slot in state["optimizer"].items()
-        }
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
-        self.generator.set_state(torch.from_numpy(np.array(state["generator"])))
-        self.seed, self.num_timesteps, self.num_rollouts = state["seed"], state["num_timesteps"], state["num_rollouts"]
-        self._live.set_state(state["live"])
-        if self._memory is not None:
-            self._memory.set_state(state["memory"])
-
-    def _check_fits(self, state: Mapping[str, Any]) -> None:
-        if state.get("version") != CHECKPOINT_VERSION:
-            raise ConfigError(
-                f"the checkpoint has format {state.get('version')}, this is promptrl {__version__} with format "
-                f"{CHECKPOINT_VERSION}; resume it with the promptrl that wrote it, or train anew"
-            )
-        if state["network"] != self.policy.spec():
-            raise ConfigError("the checkpoint is of another action table or observation; train anew")
-        mine = to_dict(dataclasses.replace(self.config, total_steps=state["config"]["total_steps"]))
-        differing = sorted(k for k in mine.keys() | state["config"].keys() if mine.get(k) != state["config"].get(k))
-        if differing:
-            raise ConfigError(f"the checkpoint was made with another {', '.join(differing)}; resume with the same")
-
-    def save_policy(self, path: Path) -> None:
-        """Write the policy alone (see `ActorCritic.save`), e.g. the best one so far."""
-        self.policy.save(path)
+        set_state(self, state)
 
     def save_checkpoint(self, path: Path) -> None:
         """Write `state_dict` to one safetensors file, atomically."""
@@ -520,24 +409,4 @@ class PPO:
         Raises:
             ConfigError: It is missing, damaged, or does not fit (see `load_state_dict`).
         """
-        try:
-            state = load_tree(path)
-        except (OSError, ValueError) as e:
-            raise ConfigError(
-                f"cannot resume from {path} ({e}); train again in another folder: what was generated is in the cache"
-            ) from None
-        self.load_state_dict(state)
-
-
-def _dimensions(env: MaskedVectorEnv) -> tuple[int, int]:
-    """Features and actions of the environments.
-
-    Raises:
-        ValueError: The spaces are not a flat ``Box`` and a ``Discrete``.
-    """
-    box, discrete = env.single_observation_space, env.single_action_space
-    if not isinstance(box, gymnasium.spaces.Box) or len(box.shape) != 1:
-        raise ValueError(f"observations must be a Box of one dimension, not {box}")
-    if not isinstance(discrete, gymnasium.spaces.Discrete):
-        raise ValueError(f"actions must be Discrete, not {discrete}")
-    return box.shape[0], int(discrete.n)
+        self.load_state_dict(read_checkpoint(path))

@@ -14,21 +14,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from promptrl_plugin.checking.base import Judge
 from promptrl_plugin.checking.caching import CachingJudge
 from promptrl_plugin.checking.judge import IsolatedJudge
 from promptrl_plugin.config import PROTOCOLS, JudgeConfig
-from promptrl_plugin.env.feedback import judge_hidden, passes_hidden
-from promptrl_plugin.env.selection import Selector, choose
-from promptrl_plugin.errors import ConfigError, SamplesError
+from promptrl_plugin.env.selection import Selector
+from promptrl_plugin.errors import ConfigError
+from promptrl_plugin.evaluation.outcomes import Outcome, outcomes_of, submitted_after
 from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions, StrategyOptions
-from promptrl_plugin.harnesses.samples import sibling
 from promptrl_plugin.harnesses.session import Listener, check_request, check_visible, open_backbone, solve_suite
-from promptrl_plugin.records import GroupVerdict, Status
 from promptrl_plugin.storage.cache import Cache
-from promptrl_plugin.storage.jsonl import read_jsonl
 from promptrl_plugin.storage.runs import RunFolder, write_json
-from promptrl_plugin.suites.base import Suite
 from promptrl_plugin.suites.registry import load_suite
 
 if TYPE_CHECKING:
@@ -121,32 +116,6 @@ class Matrix:
             "seed": cell.seed, "selector": self.selector, "protocol": self.protocol,
         }  # fmt: skip
         return SolveOptions(StrategyOptions.parse(given), self.backbone, suite=self.suite, root=folder)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one task in one cell.
-
-    Attributes:
-        task_id: Id of the task.
-        base, strict: Whether the submission passes the base tests; base and plus tests.
-        soft: Share of base and plus tests that it passes.
-        visible: Whether it passes the visible tests, None where they were not looked at.
-        generations, prompt_tokens, completion_tokens: What was spent.
-        curve: ``curve[k]``: whether what would have been submitted after ``k + 1`` generations is right.
-        actions: Actions taken, where the strategy has any.
-    """
-
-    task_id: str
-    base: bool
-    strict: bool
-    soft: float
-    visible: bool | None
-    generations: int
-    prompt_tokens: int
-    completion_tokens: int
-    curve: tuple[bool, ...]
-    actions: tuple[str, ...] = ()
 
 
 def run_matrix(
@@ -300,68 +269,6 @@ def _damaged(folder: Path) -> ConfigError:
     )
 
 
-def outcomes_of(samples: Path, suite: Suite, judge: Judge, budget: int) -> list[Outcome]:
-    """Judge what a samples file submits, and every program on the way; in the suite's order.
-
-    Raises:
-        SamplesError: The samples or their traces are damaged.
-    """
-    submitted = {r["task_id"]: r["solution"] for r in read_jsonl(samples)}
-    traces = {r["task_id"]: r for r in read_jsonl(sibling(samples, ".trace.jsonl"))}
-    if lacking := submitted.keys() - traces.keys():
-        raise SamplesError(
-            f"{sibling(samples, '.trace.jsonl')} has no line for {min(lacking)}; delete {samples} and run again: "
-            "what was generated is in the cache"
-        )
-    hidden = suite.hidden()
-    tasks = [t for t in suite.tasks() if t.id in submitted]
-    finals = [(t, hidden[t.id], submitted[t.id]) for t in tasks]
-    others = [(t, hidden[t.id], p) for t in tasks for p in _others(submitted[t.id], traces[t.id])]
-    judged = {t.id: verdicts for (t, _, _), verdicts in zip(finals, judge_hidden(judge, finals), strict=True)}
-    right = {(t.id, p): passes for (t, _, p), passes in zip(others, passes_hidden(judge, others), strict=True)}
-    right |= {(t.id, p): _passes(judged[t.id]) for t, _, p in finals}
-    outcomes = []
-    for task in tasks:
-        program, trace = submitted[task.id], traces[task.id]
-        verdicts = judged[task.id]
-        later = [submitted_after(trace["candidates"], k, program, trace["generations"]) for k in range(1, budget + 1)]
-        outcomes.append(
-            Outcome(
-                task_id=task.id,
-                base=verdicts[0].status is Status.PASS,
-                strict=right[task.id, program],
-                soft=sum(sum(v.passed) for v in verdicts) / sum(v.total for v in verdicts),
-                visible=None if trace["visible_status"] is None else trace["visible_status"] == Status.PASS,
-                generations=trace["generations"],
-                prompt_tokens=trace["prompt_tokens"],
-                completion_tokens=trace["completion_tokens"],
-                curve=tuple(p is not None and right[task.id, p] for p in later),
-                actions=tuple(trace["actions"]),
-            )
-        )
-    return outcomes
-
-
-def submitted_after(candidates: Sequence[Mapping[str, Any]], generations: int, final: str, spent: int) -> str | None:
-    """The program that would have been submitted had the strategy been stopped after so many generations.
-
-    By the rule of `env.selection`.
-
-    Args:
-        candidates: Of the trace, in order: ``generations``, ``visible``, ``outcomes`` and ``solution``.
-        generations: When to stop.
-        final: What was submitted in the end.
-        spent: Generations spent by then.
-    """
-    if generations >= spent:
-        return final
-    seen = [c for c in candidates if c["generations"] <= generations]
-    if not seen:
-        return None
-    programs = [str(c["solution"]) for c in seen]
-    return programs[choose([c["visible"] or 0.0 for c in seen], programs, [c.get("outcomes") for c in seen])]
-
-
 def _known(folder: Path) -> dict[str, Any]:
     """`read_results` of a folder that may have none yet."""
     if (folder / RESULTS).exists():
@@ -395,15 +302,6 @@ def _check_policies(folder: Path, matrix: Matrix, began: str) -> None:
     rows = {cell.rpartition("-s")[0] for cell in known["cells"]}
     if changed := [row for row in matrix.strategies if row in rows and now.get(row, "") != then.get(row, "")]:
         raise ConfigError(f"{folder} has results of another policy of {changed[0]}; use that, or another folder")
-
-
-def _others(submitted: str, trace: Mapping[str, Any]) -> list[str]:
-    """The programs on the way that were not submitted."""
-    return [p for p in dict.fromkeys(c["solution"] for c in trace["candidates"]) if p != submitted]
-
-
-def _passes(verdicts: Sequence[GroupVerdict]) -> bool:
-    return all(v.status is Status.PASS for v in verdicts)
 
 
 def _settings(matrix: Matrix) -> dict[str, Any]:

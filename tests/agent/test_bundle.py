@@ -146,7 +146,7 @@ def test_a_failed_save_leaves_the_old_bundle(tmp_path: Path, monkeypatch: pytest
             raise OSError(28, "No space left on device")
         real(source, target)
 
-    monkeypatch.setattr("promptrl_plugin.agent.bundle.os.rename", failing)
+    monkeypatch.setattr("promptrl_plugin.agent.bundle_files.os.rename", failing)
     with pytest.raises(BundleError, match="No space left"):
         dataclasses.replace(bundle(), backbone="second").save(folder)
     assert PolicyBundle.load(folder).backbone == "tiny-coder"

@@ -95,7 +95,7 @@ def test_termination_and_truncation_differ_by_the_bootstrap_alone() -> None:
 def test_a_rollout_bootstraps_truncated_episodes_from_their_own_last_observation() -> None:
     env = MaskedIdentityEnv(8, length=5)
     agent = PPO(env, SMALL, seed=0)
-    rollout, _ = agent._collect(agent._live)
+    rollout, _ = agent._collect(agent.live)
     cut = rollout.truncated.nonzero()
     assert len(cut) == 6  # sub-environments 1, 3, 5, 7 from steps 1, 3, 0, 2 of an episode, 8 steps each
     finals = [obs for obs, i in zip(env.final_observations, rows_done(rollout), strict=True) if i % 2]
@@ -211,7 +211,7 @@ def test_schedules_of_learning_rate_and_entropy_are_linear() -> None:
 
 def test_the_learning_rate_of_the_schedule_is_the_one_used() -> None:
     agent = PPO(MaskedIdentityEnv(8), SMALL, 0)
-    rollout, _ = agent._collect(agent._live)
+    rollout, _ = agent._collect(agent.live)
     before = agent.policy.tensors()
     agent._train(rollout, 0.0, 0.01)
     assert all(np.array_equal(before[k], v) for k, v in agent.policy.tensors().items())
@@ -221,7 +221,7 @@ def test_the_learning_rate_of_the_schedule_is_the_one_used() -> None:
 def test_the_update_ends_before_the_first_minibatch_beyond_the_target_kl(target: float) -> None:
     config = dataclasses.replace(SMALL, n_epochs=20, target_kl=target)
     agent = PPO(MaskedIdentityEnv(8), config, 0)
-    rollout, _ = agent._collect(agent._live)
+    rollout, _ = agent._collect(agent.live)
     kls: list[float] = []
     losses = agent._losses
 
@@ -239,7 +239,7 @@ def test_the_update_ends_before_the_first_minibatch_beyond_the_target_kl(target:
 
 def test_without_a_target_kl_every_epoch_is_run() -> None:
     agent = PPO(MaskedIdentityEnv(8), dataclasses.replace(SMALL, n_epochs=20), 0)
-    rollout, _ = agent._collect(agent._live)
+    rollout, _ = agent._collect(agent.live)
     metrics = agent._train(rollout, 3e-3, 0.01)
     assert (metrics["train/updates"], metrics["train/kl_stop"]) == (20 * 3, 0)
 
@@ -247,7 +247,7 @@ def test_without_a_target_kl_every_epoch_is_run() -> None:
 def test_the_policy_stays_within_the_target_kl_of_the_collecting_one() -> None:
     config = dataclasses.replace(SMALL, n_epochs=50, target_kl=0.01, batch_size=64)
     agent = PPO(MaskedIdentityEnv(8), config, 0)
-    rollout, _ = agent._collect(agent._live)
+    rollout, _ = agent._collect(agent.live)
     agent._train(rollout, 1e-3, 0.0)
     whole = next(rollout.minibatches(64, torch.Generator().manual_seed(0)))
     assert 0.001 < float(agent._losses(whole, 0.0).approx_kl) < 0.02
@@ -255,7 +255,7 @@ def test_the_policy_stays_within_the_target_kl_of_the_collecting_one() -> None:
 
 def test_gradients_are_clipped() -> None:
     agent = PPO(MaskedIdentityEnv(8), dataclasses.replace(SMALL, max_grad_norm=1e-3), 0)
-    rollout, _ = agent._collect(agent._live)
+    rollout, _ = agent._collect(agent.live)
     agent._train(rollout, 1e-3, 0.0)
     norms = [p.grad.norm() for p in agent.policy.parameters() if p.grad is not None]
     assert float(torch.stack(norms).norm()) == pytest.approx(1e-3, rel=1e-2)
@@ -263,7 +263,7 @@ def test_gradients_are_clipped() -> None:
 
 def test_advantages_are_normalised_per_minibatch_and_a_single_one_is_left_alone() -> None:
     agent = PPO(MaskedIdentityEnv(8), SMALL, 0)
-    rollout, _ = agent._collect(agent._live)
+    rollout, _ = agent._collect(agent.live)
     whole = next(rollout.minibatches(64, torch.Generator().manual_seed(0)))
     shifted = whole._replace(advantages=whole.advantages * 7 + 3)
     torch.testing.assert_close(agent._losses(whole, 0.0).policy, agent._losses(shifted, 0.0).policy)
