@@ -21,6 +21,7 @@ from rich.table import Table
 __all__ = ["GenerationProgress", "TrainProgress", "console", "error_console", "print_whole"]
 
 _ANY_WIDTH = 10_000  # columns, more than any table has
+_LINE_EVERY = 30.0  # seconds, where there is no terminal
 
 console = Console()
 error_console = Console(stderr=True)
@@ -75,7 +76,7 @@ class GenerationProgress:
         now = time.monotonic()
         rate = self._generations / max(1e-9, now - self._start)
         self._bar.update(self._id, note=f"{self._generations} generations, {rate:.1f}/s")
-        if self._bar.disable and now - self._last > 30:
+        if self._bar.disable and now - self._last > _LINE_EVERY:
             self._last = now
             error_console.print(
                 f"{self._label}: {self._done}/{self._total} tasks, {self._generations} generations, {rate:.1f}/s"
@@ -83,13 +84,17 @@ class GenerationProgress:
 
 
 class TrainProgress:
-    """Shows a training run (implements `promptrl_plugin.agent.train.TrainListener`)."""
+    """Shows a training run (implements `promptrl_plugin.agent.train.TrainListener`).
+
+    Bars with the rate of generations; plain lines where there is no terminal.
+    """
 
     def __init__(self) -> None:
         self._bar = _progress()
         self._id: TaskID | None = None
-        self._generations = 0
-        self._start = time.monotonic()
+        self._stage, self._done, self._generations = "", 0, 0
+        self._total: int | None = None
+        self._start = self._last = time.monotonic()
 
     def __enter__(self) -> TrainProgress:
         self._bar.start()
@@ -100,18 +105,25 @@ class TrainProgress:
 
     def stage(self, name: str, total: int | None = None) -> None:
         self._id = self._bar.add_task(name, total=total, note="")
+        self._stage, self._total, self._done = name, total, 0
         if self._bar.disable:
             error_console.print(f"{name} …", highlight=False)
 
     def advance(self, steps: int) -> None:
+        self._done += steps
         if self._id is not None:
             self._bar.advance(self._id, steps)
 
     def generation(self) -> None:
         self._generations += 1
+        now = time.monotonic()
+        note = f"{self._generations} generations, {self._generations / max(1e-9, now - self._start):.1f}/s"
         if self._id is not None and self._generations % 8 == 0:
-            rate = self._generations / max(1e-9, time.monotonic() - self._start)
-            self._bar.update(self._id, note=f"{self._generations} generations, {rate:.1f}/s")
+            self._bar.update(self._id, note=note)
+        if self._bar.disable and now - self._last > _LINE_EVERY:
+            self._last = now
+            of = f" {self._done}/{self._total}" if self._total else ""
+            error_console.print(f"{self._stage}{of}: {note}", highlight=False)
 
     def metrics(self, values: dict[str, float]) -> None:
         shown = {k: v for k, v in values.items() if k in _SHOWN}
