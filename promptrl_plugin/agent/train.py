@@ -132,18 +132,22 @@ def survey(parts: TrainingParts, listener: TrainListener) -> None:
     if not draws:
         return
     listener.stage("survey of the operators", draws * len(actions) * len(rollout.tasks))
-    for action in actions:
-        episodes = [rollout.start(i) for i in range(len(rollout.tasks))]
-        for _ in range(draws):
-            _take(rollout, episodes, action.index)
-            _take(rollout, episodes, reset)
-            listener.advance(len(episodes))
+    moves = [(rollout.start(i), action.index) for action in actions for i in range(len(rollout.tasks))]
+    for _ in range(draws):
+        # All at once, for no operator to wait for the slowest program of the one before.
+        taken = _take(rollout, moves, lambda: listener.advance(1))
+        listener.advance(len(moves) - taken)
+        _take(rollout, [(e, reset) for e, _ in moves])
 
 
-def _take(rollout: Rollout, episodes: Sequence[RewardedEpisode], action: int) -> None:
-    """Take an action wherever it may be taken."""
-    if moves := [(e, action) for e in episodes if not e.episode.done and e.episode.mask()[action]]:
-        rollout.step(moves)
+def _take(
+    rollout: Rollout, moves: Sequence[tuple[RewardedEpisode, int]], on_done: Callable[[], None] | None = None
+) -> int:
+    """Take each action that may be taken; returns how many."""
+    allowed = [(e, action) for e, action in moves if not e.episode.done and e.episode.mask()[action]]
+    if allowed:
+        rollout.step(allowed, on_done)
+    return len(allowed)
 
 
 def _warm_start(agent: PPO, env: VectorPromptEnv, parts: TrainingParts, listener: TrainListener) -> dict[str, float]:

@@ -94,13 +94,20 @@ class Rollout:
         episode = Episode(self.contexts[index], self.context, self.context.env.budget, variant)
         return RewardedEpisode(index, episode)
 
-    def step(self, moves: Sequence[tuple[RewardedEpisode, int]]) -> list[float]:
-        """Take one action in each episode, all in one batch; returns the rewards."""
+    def step(
+        self, moves: Sequence[tuple[RewardedEpisode, int]], on_done: Callable[[], None] | None = None
+    ) -> list[float]:
+        """Take one action in each episode, all in one batch; returns the rewards.
+
+        Args:
+            moves: Episodes and actions.
+            on_done: Called as each action is done, before any is graded.
+        """
         before = [e.phi for e, _ in moves]
         jobs = [
             Job(e.episode.task, e.episode.step(int(action)), e.episode.budget - e.episode.spent) for e, action in moves
         ]
-        records = self._scheduler.run(jobs)
+        records = self._scheduler.run(jobs, on_done and (lambda _i, _job: on_done()))
         self._grade([(e, r.attempt) for (e, _), r in zip(moves, records, strict=True) if r.attempt is not None])
         return [self._reward(e, r, phi, e.episode.done) for (e, _), r, phi in zip(moves, records, before, strict=True)]
 
