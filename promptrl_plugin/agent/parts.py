@@ -123,7 +123,9 @@ def build(
     backbone = _backbone(config, config.backbone, cache)
     rewriter = _backbone(config, config.rewriter, cache) if config.rewriter else None
     train, validation = _split(tasks, config)
-    setup = _setup(config, layout, table, train, cache)
+    # Of a fold's suite only what trains may be shown.
+    shown = suite if config.example_suite == suite.name else load_suite(config.example_suite)
+    setup = _setup(config, layout, table, train, shown, cache)
     context = setup.episode_context(
         config.env,
         Feedback(config.env.feedback),
@@ -226,14 +228,19 @@ def _split(tasks: Sequence[TrainTask], config: TrainConfig) -> tuple[list[TrainT
 
 
 def _setup(
-    config: TrainConfig, layout: ObservationLayout, table: ActionTable, train: Sequence[TrainTask], cache: Cache
+    config: TrainConfig,
+    layout: ObservationLayout,
+    table: ActionTable,
+    train: Sequence[TrainTask],
+    examples: Suite,
+    cache: Cache,
 ) -> EpisodeSetup:
     embed = load_embedder(config.embedder, cache)
     embeddings = embed([t.task.prompt for t in train])
     return EpisodeSetup(
         table,
         layout,
-        load_library(config.example_suite, embed),
+        load_library(examples, embed),
         Projection.fit(embeddings, config.env.embedding_dim),
         embed,
     )

@@ -7,7 +7,7 @@ their suite again (by default `examples`, which ships with the package).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from promptrl_plugin.prompts.action_space import ActionTable
 from promptrl_plugin.prompts.examples import ExampleLibrary
 from promptrl_plugin.records import Feedback, Task
 from promptrl_plugin.storage.cache import Cache
+from promptrl_plugin.suites.base import Suite
 from promptrl_plugin.suites.hidden import TrainTask
 from promptrl_plugin.suites.registry import load_suite
 
@@ -54,7 +55,7 @@ class EpisodeSetup:
         """The default actions and examples, with an embedding that is all zeros (nothing was fitted)."""
         config = config or TrainConfig()
         embed = load_embedder(config.embedder, cache)
-        library = load_library(config.example_suite, embed)
+        library = load_library(load_suite(config.example_suite), embed)
         table = ActionTable.default(config.operator_kinds, config.operators)
         dim = library.embeddings.shape[1]
         projection = Projection(
@@ -73,7 +74,7 @@ class EpisodeSetup:
         """
         config = bundle.train_config()
         embed = load_embedder(bundle.embedder, cache)
-        library = load_library(config.example_suite, embed)
+        library = load_library(load_suite(config.example_suite), embed, frozenset(bundle.example_hashes))
         if library.hashes != bundle.example_hashes:
             raise BundleError(
                 f"the example tasks of suite {config.example_suite} are not those that the policy bundle was trained "
@@ -113,15 +114,17 @@ def layout_of(table: ActionTable, config: TrainConfig, embedding_dim: int) -> Ob
     return ObservationLayout.of(table, embedding_dim, config.blank_features, agreement=agreement)
 
 
-def load_library(suite_name: str, embed: Embed) -> ExampleLibrary:
+def load_library(suite: Suite, embed: Embed, only: Collection[str] | None = None) -> ExampleLibrary:
     """The solved tasks of a suite, as examples.
 
-    Raises:
-        DataError: The suite's data is not at hand.
+    Args:
+        suite: Its tasks, all or a fold's.
+        embed: Sentence embeddings of texts, float32 ``[n, d]``.
+        only: `Task.content_hash` of those that are wanted; None for all.
     """
-    suite = load_suite(suite_name)
     hidden = suite.hidden()
-    return ExampleLibrary.from_train_tasks([TrainTask(t, hidden[t.id]) for t in suite.tasks()], embed)
+    wanted = [TrainTask(t, hidden[t.id]) for t in suite.tasks() if only is None or t.content_hash in only]
+    return ExampleLibrary.from_train_tasks(wanted, embed)
 
 
 def load_embedder(name: str, cache: Cache | None) -> Embed:

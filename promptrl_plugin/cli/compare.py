@@ -20,6 +20,7 @@ from promptrl_plugin.cli.evaluate import (
     RayAddress,
     Selector,
     SolveProgress,
+    SplitConfig,
     joined_urls,
 )
 from promptrl_plugin.cli.report import print_tables
@@ -56,6 +57,14 @@ def compare(
     feedback: Annotated[str | None, typer.Option(help="none, visible or oracle (default: visible).")] = None,
     selector: Selector = "first",
     protocol: Protocol = PROTOCOLS[0],
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="crossfit:K: rows that are trained and have no --policy train on K-1 folds of the suite and solve the "
+            "other."
+        ),
+    ] = None,
+    config: SplitConfig = None,
     ray: RayAddress = None,
 ) -> None:
     """Run strategies at equal budget on the same tasks and seeds, judge them, and test the differences.
@@ -80,7 +89,7 @@ def compare(
     usual = env_of(protocol)
     matrix = Matrix(
         suite, backbone, names, _integers(seeds), usual.budget if budget is None else budget, feedback or usual.feedback,
-        ours, selector, rows, protocol,
+        ours, selector, rows, protocol, split or "", str(config or ""),
     )  # fmt: skip
     with ExitStack() as stack:
         cluster = None

@@ -66,6 +66,16 @@ Protocol = Annotated[
 ]
 
 
+SplitOption = Annotated[
+    str | None, typer.Option("--split", help="crossfit:K trains on K-1 folds and solves the other.")
+]
+SplitConfig = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="How --split trains: a TOML file of settings, or a recipe that ships (default: those of promptrl train).",
+    ),
+]
 RayAddress = Annotated[
     str | None,
     typer.Option("--ray", help="Address of a Ray cluster to do it on, or auto (pip install 'promptrl-plugin[ray]')."),
@@ -120,7 +130,8 @@ def solve(
         str | None, typer.Option(help="Execution that the strategy may see: none, visible (default) or oracle.")
     ] = None,
     selector: Selector = "first",
-    split: Annotated[str | None, typer.Option(help="crossfit:K trains on K-1 folds and solves the other.")] = None,
+    split: SplitOption = None,
+    config: SplitConfig = None,
     seed: Annotated[int, typer.Option(help="Seed of all sampling.")] = 0,
     protocol: Protocol = PROTOCOLS[0],
     root: Annotated[Path, typer.Option(help="Folder of results.")] = Path("evalplus_results"),
@@ -133,7 +144,8 @@ def solve(
     from promptrl_plugin.harnesses.session import run
 
     given: dict[str, Any] = {"strategy": strategy, "policy": policy, "budget": budget, "feedback": feedback,
-                             "selector": selector, "split": split, "seed": seed, "protocol": protocol}  # fmt: skip
+                             "selector": selector, "split": split, "config": config, "seed": seed,
+                             "protocol": protocol}  # fmt: skip
     options = SolveOptions(
         StrategyOptions.parse(given),
         BackboneOptions(model, backend, dtype, joined_urls(base_url)),

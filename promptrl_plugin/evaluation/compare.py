@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from promptrl_plugin.checking.caching import CachingJudge
 from promptrl_plugin.checking.judge import IsolatedJudge
-from promptrl_plugin.config import PROTOCOLS, JudgeConfig
+from promptrl_plugin.config import LEARNED, PROTOCOLS, JudgeConfig
 from promptrl_plugin.env.selection import Selector
 from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.evaluation.outcomes import Outcome, outcomes_of, submitted_after
+from promptrl_plugin.harnesses.crossfit import solve_crossfit
 from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions, StrategyOptions
 from promptrl_plugin.harnesses.session import Listener, check_request, check_visible, open_backbone, solve_suite
 from promptrl_plugin.storage.cache import Cache
@@ -71,6 +72,8 @@ class Matrix:
         selector: Of the final program, the same for every cell.
         policies: The same for other rows, as (row, path); a labelled row must have one.
         protocol: One of `config.PROTOCOLS`.
+        split: ``"crossfit:K"``: rows that are trained and have no policy train on folds of the suite; ``""``: none do.
+        config: How they train (`harnesses.options.StrategyOptions.config`).
     """
 
     suite: str
@@ -83,6 +86,8 @@ class Matrix:
     selector: str = "first"
     policies: tuple[tuple[str, str], ...] = ()
     protocol: str = PROTOCOLS[0]
+    split: str = ""
+    config: str = ""
 
     @property
     def paths(self) -> dict[str, str]:
@@ -115,6 +120,8 @@ class Matrix:
             "strategy": cell.strategy, "policy": cell.policy, "budget": self.budget, "feedback": self.feedback,
             "seed": cell.seed, "selector": self.selector, "protocol": self.protocol,
         }  # fmt: skip
+        if self.split and cell.strategy in LEARNED and cell.policy is None:
+            given |= {"split": self.split, "config": self.config}
         return SolveOptions(StrategyOptions.parse(given), self.backbone, suite=self.suite, root=folder)
 
 
@@ -135,7 +142,7 @@ def run_matrix(
         cluster: Solves the cells, several at once; None for this machine.
 
     Raises:
-        ConfigError: `folder` holds another comparison.
+        ConfigError: `folder` holds another comparison, or a split cannot be.
         UserError: As `promptrl solve` and `promptrl judge`.
     """
     cells = matrix.cells()
@@ -173,7 +180,8 @@ def run_matrix(
             _solve_there(cluster, requests, folder, listener, lambda i, samples: solved(cells[i], samples))
         elif backbone is not None:
             for cell, request in zip(cells, requests, strict=True):
-                solved(cell, solve_suite(request, suite, backbone, listener))
+                solve = solve_crossfit if request.strategy.split else solve_suite
+                solved(cell, solve(request, suite, backbone, listener))
     return results
 
 
@@ -308,6 +316,6 @@ def _settings(matrix: Matrix) -> dict[str, Any]:
     """What all cells of a folder share; strategies, with their policies, and seeds may be added later."""
     settings: dict[str, Any] = json.loads(json.dumps(asdict(matrix)))  # plain, as on file
     settings["selector"] = str(Selector.parse(matrix.selector))
-    usual = {"selector": "first", "protocol": PROTOCOLS[0]}
+    usual = {"selector": "first", "protocol": PROTOCOLS[0], "split": "", "config": ""}
     free = ["strategies", "seeds", "policies", *(k for k, v in usual.items() if settings[k] == v)]
     return {k: v for k, v in settings.items() if k not in free}  # folders from before there were selectors have none

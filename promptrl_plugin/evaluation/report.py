@@ -20,9 +20,13 @@ from promptrl_plugin.evaluation.summary import (
     summarise,
 )
 from promptrl_plugin.evaluation.traces import Episode, OperatorUse, episode, load_traces, operator_uses
+from promptrl_plugin.harnesses.crossfit import FOLDS
+from promptrl_plugin.harnesses.samples import sibling
 from promptrl_plugin.storage.runs import RunFolder
 
 __all__ = ["Report", "TrainingRun", "build_report", "settings_line"]
+
+_NAMED = ("protocol", "split", "config")  # settings that a folder has where they are not the usual ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,7 @@ def settings_line(report: Report) -> str:
     return (
         f"suite {c.get('suite')} ({report.suite_version}), model {backbone.get('model')} "
         f"({backbone.get('backend')}, {backbone.get('dtype')}), budget {c.get('budget')}, "
-        f"feedback {c.get('feedback')}{mark}" + (f", protocol {c['protocol']}" if "protocol" in c else "")
+        f"feedback {c.get('feedback')}{mark}" + "".join(f", {name} {c[name]}" for name in _NAMED if name in c)
     )
 
 
@@ -142,8 +146,10 @@ def _prompts(traces: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _runs_of(folder: Path, strategies: Mapping[str, Seeds]) -> list[Path]:
-    """Run folders beside the policy bundles of the rows."""
+    """Run folders beside the policy bundles of the rows, and those of folds beside the samples."""
     found = [b.parent for row, seeds in strategies.items() for seed in seeds for b in bundle_of(folder, row, seed)]
+    for samples in read_results(folder)["samples"].values():
+        found += sorted(sibling(folder / samples, FOLDS).glob("*"))
     with_metrics = [path.resolve() for path in found if (path / "metrics.jsonl").is_file()]
     return list(dict.fromkeys(with_metrics))
 
@@ -152,4 +158,8 @@ def _training_run(path: Path) -> TrainingRun:
     rows = latest_rows(RunFolder.open(path).metrics())
     if not rows:
         raise ConfigError(f"{path} has no metrics; name the folder of a `promptrl train` run that has logged some")
-    return TrainingRun(path.resolve().name, tuple(panels(rows)))
+    folder = path.resolve()
+    name = folder.name
+    if folder.parent.suffix == FOLDS:
+        name = f"{folder.parent.stem.rpartition('_temp_0.0_')[2]}, fold {name}"
+    return TrainingRun(name, tuple(panels(rows)))

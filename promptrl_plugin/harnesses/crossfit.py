@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from promptrl_plugin.backbones.base import Backbone
-from promptrl_plugin.config import LEARNED, TrainConfig, to_dict
+from promptrl_plugin.config import LEARNED, TrainConfig, load, to_dict
 from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.harnesses.options import SolveOptions
 from promptrl_plugin.harnesses.samples import SampleFiles, samples_path, sibling
@@ -21,7 +21,9 @@ from promptrl_plugin.records import Task, content_hash
 from promptrl_plugin.suites.base import Suite
 from promptrl_plugin.suites.hidden import HiddenTests
 
-__all__ = ["FoldSuite", "solve_crossfit"]
+__all__ = ["FOLDS", "FoldSuite", "solve_crossfit"]
+
+FOLDS = ".folds"  #: ending of the folder of trainings that stands beside a samples file
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,8 @@ def solve_crossfit(options: SolveOptions, suite: Suite, backbone: Backbone, list
     of the whole suite, and only those train that have a task in it.
 
     Raises:
-        ConfigError: The suite is too small for so many folds, no task is in the range, or feedback is oracle.
+        ConfigError: The suite is too small for so many folds, no task is in the range, feedback is oracle, or there is
+            no such configuration.
     """
     from promptrl_plugin.suites.splits import crossfit
 
@@ -80,7 +83,7 @@ def solve_crossfit(options: SolveOptions, suite: Suite, backbone: Backbone, list
             tests = [t for t in fold.test if t.id in wanted]
             if all(t.id in files.done for t in tests):
                 continue
-            policy = _train(config, FoldSuite(suite, fold.train), sibling(path, ".folds") / str(fold.index))
+            policy = _train(config, FoldSuite(suite, fold.train), sibling(path, FOLDS) / str(fold.index))
             own = options.with_policy(policy)
             strategy, _ = open_strategy(own.strategy, backbone)
             solve_owed(own, suite, tests, strategy, backbone, files, listener)
@@ -88,8 +91,13 @@ def solve_crossfit(options: SolveOptions, suite: Suite, backbone: Backbone, list
 
 
 def _train_config(options: SolveOptions) -> TrainConfig:
-    """The defaults of ``promptrl train`` for this strategy, backbone, budget, feedback, selector and seed."""
-    base, backbone, strategy = TrainConfig(), options.backbone, options.strategy
+    """The settings that were given, else the defaults, for this strategy, backbone, budget, feedback and seed.
+
+    Raises:
+        ConfigError: There is no such configuration, or it is not one.
+    """
+    backbone, strategy = options.backbone, options.strategy
+    base = load(strategy.config) if strategy.config is not None else TrainConfig()
     return replace(
         base,
         learner=LEARNED[strategy.strategy],

@@ -38,8 +38,9 @@ TASK_NAMES = frozenset(
 _TRANSFORMERS = frozenset({"hf", "hf-auto", "huggingface"})
 _BARE_BATCH_SIZE = 16
 
-#: Options that the harness's user gives in ``--metadata`` or the environment (``--split`` cannot be given).
-_OPTIONS = tuple(k for k in STRATEGY_FLAGS if k not in ("strategy", "split"))
+#: Options that the harness's user gives in ``--metadata`` or the environment (``--split`` and its ``--config``
+#: cannot be given).
+_OPTIONS = tuple(k for k in STRATEGY_FLAGS if k not in ("strategy", "split", "config"))
 _FLAG = re.compile(rf"--({'|'.join(_OPTIONS)})(?![\w-])(?: (\d+|none|visible|oracle)\b)?")
 
 _METADATA: ContextVar[Mapping[str, Any]] = ContextVar("promptrl_metadata", default={})  # noqa: B039, never written to

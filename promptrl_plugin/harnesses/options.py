@@ -38,6 +38,8 @@ STRATEGY_FLAGS: Mapping[str, str] = {
     f"agreement (the first of {DEFAULT_AGREEING} that also do the same on inputs generated from the visible ones; "
     "agreement:K asks for K)",
     "split": "crossfit:K trains on K-1 folds of the suite and solves the other, for every fold",
+    "config": "how --split trains: a TOML file of settings as for promptrl train, or a recipe that ships (default: the "
+    "defaults of promptrl train)",
     "seed": "seed of all sampling (default: 0)",
     "protocol": "heldout (default), or paper: the source paper's, with oracle feedback, at most 10 generations, "
     "temperature 0.7 and top-p 0.9 (marked, for comparison only)",
@@ -78,6 +80,7 @@ class StrategyOptions:
     seed: int = 0
     selector: Selector = field(default_factory=Selector)
     protocol: str = PROTOCOLS[0]
+    config: Path | None = None
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> StrategyOptions:
@@ -87,7 +90,7 @@ class StrategyOptions:
             ConfigError: A value that cannot work.
         """
         values = {k: v for k, v in given.items() if v is not None}
-        policy, split = values.get("policy"), values.get("split")
+        policy, split, config = values.get("policy"), values.get("split"), values.get("config")
         protocol = str(values.get("protocol", PROTOCOLS[0]))
         usual = env_of(protocol)
         options = cls(
@@ -99,6 +102,7 @@ class StrategyOptions:
             seed=_integer("seed", values.get("seed", 0)),
             selector=Selector.parse(str(values.get("selector", usual.selector))),
             protocol=protocol,
+            config=Path(str(config)).expanduser() if config else None,
         )
         if options.feedback.value != usual.feedback and protocol != PROTOCOLS[0]:
             raise ConfigError(f"--protocol {protocol} shows {usual.feedback} feedback; leave out --feedback")
@@ -106,6 +110,8 @@ class StrategyOptions:
             raise ConfigError(f"a budget of {options.budget} generations solves nothing; use --budget 1 or more")
         if options.split and options.policy:
             raise ConfigError("--split trains its own policies; leave out --policy")
+        if options.config and not options.split:
+            raise ConfigError("--config says how --split trains; add --split crossfit:5, or leave it out")
         for flag, value, takers in (("--policy", options.policy, TAKES_POLICY), ("--split", options.split, LEARNED)):
             # What another package's strategy does with a policy is its own affair.
             theirs = flag == "--policy" and options.strategy in plugin_names("promptrl.strategies")
@@ -159,7 +165,7 @@ class SolveOptions:
 
     def with_policy(self, policy: Path) -> SolveOptions:
         """The same with another policy and without a split: one fold of a cross-fit."""
-        return replace(self, strategy=replace(self.strategy, policy=policy, split=None))
+        return replace(self, strategy=replace(self.strategy, policy=policy, split=None, config=None))
 
 
 def unknown_flag(name: str, known: Iterable[str]) -> ConfigError:

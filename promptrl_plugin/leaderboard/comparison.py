@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from promptrl_plugin.config import LEARNED
 from promptrl_plugin.errors import ConfigError, EntryError, UnknownNameError
 from promptrl_plugin.evaluation.compare import Cell, Matrix, load_results, read_results
 from promptrl_plugin.evaluation.summary import Seeds, by_strategy
@@ -53,7 +54,7 @@ def open_comparison(folder: Path, chosen: Sequence[str] = ()) -> Comparison:
 
     Raises:
         ConfigError: It is no comparison, is not finished, or is of another version of the suite.
-        EntryError: Hidden tests guided a row, or the suite is one that trains.
+        EntryError: Hidden tests guided a row, a row is cross-fitted, or the suite is one that trains.
         UnknownNameError: A row is not in the comparison.
         DataError: The suite is not at hand.
     """
@@ -67,6 +68,8 @@ def open_comparison(folder: Path, chosen: Sequence[str] = ()) -> Comparison:
     _refuse_unequal_seeds(rows, again)
     if lacking := [cell for row in rows for cell in _cells(row, rows[row]) if cell not in raw["samples"]]:
         raise ConfigError(f"{folder} does not tell the samples of {lacking[0]} (an earlier promptrl wrote it); {again}")
+    if config.get("split") and (trained := [row for row in rows if Cell(row, 0).strategy in LEARNED]):
+        raise EntryError(f"{trained[0]} has a policy a fold, an entry tells one a seed; name the other rows with --row")
     try:
         matrix = Matrix(
             config["suite"],

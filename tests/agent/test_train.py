@@ -22,6 +22,7 @@ from promptrl_plugin.checking.judge import IsolatedJudge
 from promptrl_plugin.config import EnvConfig, JudgeConfig, PPOConfig, TrainConfig
 from promptrl_plugin.env.feedback import VisibleFeedback
 from promptrl_plugin.errors import BundleError, LeakageError
+from promptrl_plugin.harnesses.crossfit import FoldSuite
 from promptrl_plugin.records import Feedback, GenerationRequest, Task
 from promptrl_plugin.storage.cache import Cache
 from promptrl_plugin.storage.runs import RunFolder
@@ -185,6 +186,25 @@ def test_a_bundle_refuses_its_train_tasks_and_other_models(tmp_path: Path, scrip
         make_strategy("promptrl", backbone=other, policy=path)
     with pytest.raises(BundleError, match="promptrl train --model another"):
         make_strategy("promptrl", backbone=other)
+
+
+def test_a_fold_shows_its_own_tasks_and_no_other(tmp_path: Path, scripted: ScriptedBackbone):
+    whole = load_suite("starter-test")
+    fold, others = FoldSuite(whole, tuple(whole.tasks()[:12])), whole.tasks()[12:15]
+    config = replace(CONFIG, suite=whole.name, example_suite=whole.name, ppo=replace(CONFIG.ppo, total_steps=32))
+    parts = parts_module.build(config, Silent(), suite=fold)
+    try:
+        path = train(parts, RunFolder.create(tmp_path / "run", config), Silent()).bundle
+    finally:
+        parts.close()
+    shown = PolicyBundle.load(path).example_ids
+    assert shown
+    assert set(shown) <= {t.id for t in fold.tasks()}
+    strategy = make_strategy("promptrl", backbone=scripted, policy=path)
+    env = {"feedback": Feedback.VISIBLE, "budget": 3}
+    solve_tasks(others, strategy, scripted, lambda p: [None] * len(p), **env)
+    with pytest.raises(LeakageError, match=fold.train[0].id):
+        solve_tasks(fold.train[:1], strategy, scripted, lambda p: [None] * len(p), **env)
 
 
 def test_a_policy_says_when_it_runs_in_other_circumstances(tmp_path: Path, scripted: ScriptedBackbone):

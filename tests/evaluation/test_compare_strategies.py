@@ -278,6 +278,25 @@ def test_a_folder_of_before_policies_were_kept_by_row_keeps_that_of_its_settings
         run_matrix(replace(ours, policy="q"), tmp_path, Silent())
 
 
+def test_trained_rows_without_a_policy_are_cross_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compare, "solve_suite", lambda options, *_: options.root / options.strategy.strategy)
+    monkeypatch.setattr(compare, "solve_crossfit", lambda options, *_: options.root / f"{options.strategy.strategy}-x")
+    monkeypatch.setattr(compare, "check_request", lambda _: None)  # the policies are names only
+    monkeypatch.setattr(compare, "outcomes_of", lambda *_: [])
+    rows = ("direct", "best-of-k", "linucb", "promptrl", "promptrl:held-out")
+    policies = (("promptrl:held-out", "p"),)
+    matrix = replace(MATRIX, strategies=rows, seeds=(0,), policies=policies, split="crossfit:4", config="x.toml")
+    run_matrix(matrix, tmp_path, Silent())
+    assert read_results(tmp_path)["samples"] == {
+        "direct-s0": "direct", "best-of-k-s0": "best-of-k", "linucb-s0": "linucb-x", "promptrl-s0": "promptrl-x",
+        "promptrl:held-out-s0": "promptrl",
+    }  # fmt: skip
+    (asked,) = (matrix.options(c, tmp_path).strategy for c in matrix.cells() if c.row == "linucb")
+    assert (str(asked.split), asked.config) == ("crossfit4", Path("x.toml"))
+    with pytest.raises(ConfigError, match="split"):
+        run_matrix(replace(matrix, split=""), tmp_path, Silent())
+
+
 def test_what_would_have_been_submitted_is_the_first_of_the_best_so_far():
     def candidate(generations: int, visible: float | None, solution: str) -> dict[str, Any]:
         return {"generations": generations, "visible": visible, "solution": solution}

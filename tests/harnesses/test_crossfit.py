@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from promptrl_plugin.backbones.scripted import ScriptedBackbone
+from promptrl_plugin.config import TrainConfig
 from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.harnesses import crossfit
 from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions, StrategyOptions
@@ -99,6 +100,28 @@ def test_a_range_of_ids_trains_the_folds_that_it_touches_and_solves_nothing_else
     nothing = replace(one, id_range=(10**6, 10**6 + 1))
     with pytest.raises(ConfigError, match="--id_range"):
         crossfit.solve_crossfit(nothing, suite, backbone, TerminalListener())
+
+
+def test_a_configuration_says_how_the_folds_train(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite, backbone = load_suite("starter-test"), ScriptedBackbone({"": "x = 1"})
+    configs: list[TrainConfig] = []
+
+    def train(config: TrainConfig, suite: crossfit.FoldSuite, folder: Path) -> Path:
+        configs.append(config)
+        return recorder.train(config, suite, folder)
+
+    monkeypatch.setattr(crossfit, "_train", train)
+    settings = tmp_path / "settings.toml"
+    settings.write_text("seed = 8\nsurvey = 2\n[env]\nbudget = 9\n[ppo]\nn_envs = 5\n")
+    path = crossfit.solve_crossfit(options(tmp_path, config=str(settings)), suite, backbone, TerminalListener())
+    assert {(c.survey, c.ppo.n_envs, c.seed, c.env.budget, c.suite) for c in configs} == {(2, 5, 3, 4, suite.name)}
+    assert crossfit.solve_crossfit(options(tmp_path), suite, backbone, TerminalListener()) != path
+    with pytest.raises(ConfigError, match="--config says how --split trains"):
+        options(tmp_path, split=None, config=str(settings))
+    with pytest.raises(ConfigError, match="no configuration absent"):
+        crossfit.solve_crossfit(options(tmp_path, config="absent"), suite, backbone, TerminalListener())
 
 
 def test_oracle_feedback_is_refused(recorder: Recorder, tmp_path: Path) -> None:
