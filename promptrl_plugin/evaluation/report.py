@@ -161,5 +161,6 @@ def _training_run(path: Path) -> TrainingRun:
     folder = path.resolve()
     name = folder.name
     if folder.parent.suffix == FOLDS:
-        name = f"{folder.parent.stem.rpartition('_temp_0.0_')[2]}, fold {name}"
+        configuration, _, _digest = folder.parent.stem.rpartition("_temp_0.0_")[2].rpartition("_")
+        name = f"{configuration}, fold {name}"
     return TrainingRun(name, tuple(panels(rows)))

@@ -106,6 +106,27 @@ def test_compare_killed_at_random_and_while_judging(place: Place, trained: Place
         assert read_records(ours / path) == read_records(theirs / path), path
 
 
+def test_a_cross_fitted_comparison_killed_while_a_fold_trains(place: Place, config: Path) -> None:
+    command = (
+        "compare", "--model", "scripted", "--backend", "scripted", "--strategies", "direct,promptrl", "--suite",
+        "starter-test", "--budget", "3", "--seeds", "0", "--split", "crossfit:2", "--config", str(config), "--out", "out",
+    )  # fmt: skip
+    whole = Place(place.root / "whole")
+    assert whole.run_fresh(*command) == 0, whole.output
+    assert place.run(*command, die_at=("replace", "checkpoint.safetensors", 2)) == -9, place.output
+    assert place.run(*command) == 0, place.output
+    ours, theirs = place.work / "out", whole.work / "out"
+    assert filecmp.cmp(ours / "results.json", theirs / "results.json", shallow=False)
+    policies = sorted(p.relative_to(theirs) for p in theirs.rglob("policy.safetensors"))
+    assert len(policies) == 2
+    for path in policies:
+        assert filecmp.cmp(ours / path, theirs / path, shallow=False), path
+    assert place.run("report", "out") == 0, place.output
+    page = (ours / "report" / "report.html").read_text()
+    for fold in range(2):
+        assert f"promptrl_b3_visible_crossfit2_s0, fold {fold}" in page
+
+
 def test_two_runs_at_once_on_one_cache(place: Place, trained: Place, solved: Place) -> None:
     """Both end with what each makes alone, and the cache is whole."""
     (place.root / "second").mkdir()
