@@ -109,7 +109,8 @@ def test_compare_killed_at_random_and_while_judging(place: Place, trained: Place
 def test_a_cross_fitted_comparison_killed_while_a_fold_trains(place: Place, config: Path) -> None:
     command = (
         "compare", "--model", "scripted", "--backend", "scripted", "--strategies", "direct,promptrl", "--suite",
-        "starter-test", "--budget", "3", "--seeds", "0", "--split", "crossfit:2", "--config", str(config), "--out", "out",
+        "starter-test", "--budget", "3", "--seeds", "0", "--split", "crossfit:2", "--config", str(config),
+        "--out", "out",
     )  # fmt: skip
     whole = Place(place.root / "whole")
     assert whole.run_fresh(*command) == 0, whole.output
