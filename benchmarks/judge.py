@@ -18,7 +18,8 @@ each the median over the rounds, sides taken in turn:
 * checking: the phase after start and expected outputs, in total and by kind of program;
 * trainer: programs of all kinds, checked one after the other by EvalPlus, in one batch by promptrl, from a process
   that holds 1.2 GB; both have had these tasks before (promptrl a first batch that does not count, EvalPlus its
-  expected outputs), as in a training run, which judges hundreds of programs a task.
+  expected outputs), as in a training run, which judges hundreds of programs a task. Once with and once without the
+  endless loops, of which one in 80 programs is half of the time or more.
 
 `--kinds model-written --samples FILE` is what a user has: one strategy's samples, one for every task.
 
@@ -26,8 +27,8 @@ Statuses of every sample are compared and the differences listed.
 
 With `--cpu` seconds of processor are compared instead, which other work on the machine changes less: of the canonical
 programs alone, checked one after the other by EvalPlus's `check_correctness` and by one worker of promptrl, all
-processes of each side together; the judge of other checkouts of this repository (`--against`) takes its turn, too.
-Linux only.
+processes of each side together; the judge of other checkouts of this repository (`--against`) takes its turn, too. So
+do the programs without any judge, in one process: what a judge takes beyond that is its own. Linux only.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ import argparse
 import json
 import math
 import os
+import pickle
 import signal
 import statistics
 import subprocess
@@ -53,6 +55,9 @@ HERE = Path(__file__).resolve().parent
 HELD_MB = 1200
 TRAINER_PROGRAMS = 80
 SLOW_SECONDS = 0.3
+ENDLESS = "endless loop"
+TRAINER = "trainer of 1.2 GB"
+ALONE = "programs alone"
 BROKEN = (
     "def {name}(*args):\n    return None\n",
     "def {name}(*args)\n    return 1\n",
@@ -62,7 +67,7 @@ BROKEN = (
 )
 LOOPS = "def {name}(*args):\n    while True:\n        pass\n"
 LOOP_EVERY = 150
-CPU_PASSES = {"evalplus": 1, "promptrl": 4}  # over all programs, after one that does not count
+CPU_PASSES = {"evalplus": 1, "promptrl": 4, ALONE: 4}  # over all programs, after one that does not count
 
 Samples = dict[str, list[dict[str, str]]]  #: by kind of program
 
@@ -131,7 +136,7 @@ def make_samples(problems: dict[str, dict[str, Any]], written: Sequence[Path]) -
     canonical = [{"task_id": t, "solution": p["prompt"] + p["canonical_solution"]} for t, p in problems.items()]
     lines = [json.loads(line) for path in written for line in path.read_text().splitlines() if line.strip()]
     model = [{"task_id": r["task_id"], "solution": r["solution"]} for r in lines if r["task_id"] in problems]
-    samples = {"canonical": canonical, "broken": rows(BROKEN), "endless loop": rows([LOOPS], LOOP_EVERY)}
+    samples = {"canonical": canonical, "broken": rows(BROKEN), ENDLESS: rows([LOOPS], LOOP_EVERY)}
     return {**samples, "model-written": model} if model else samples
 
 
@@ -252,7 +257,7 @@ def _children(pid: int) -> list[int]:
 
 def cpu_seconds(dataset: str, samples: str, out: str, side: str) -> None:
     """Seconds of processor a program on one side (the inner half of this script)."""
-    checks = {"evalplus": evalplus_check, "promptrl": promptrl_check}
+    checks = {"evalplus": evalplus_check, "promptrl": promptrl_check, ALONE: no_check}
     with checks[side](dataset, Path(samples)) as (count, check):
         check()
         begin = processor_seconds()
@@ -297,24 +302,52 @@ def promptrl_check(dataset: str, samples: Path) -> Iterator[tuple[int, Callable[
         yield len(submissions), check
 
 
+@contextmanager
+def no_check(dataset: str, samples: Path) -> Iterator[tuple[int, Callable[[], None]]]:
+    problems = problems_of(dataset)
+    rows = [json.loads(line) for line in samples.read_text().splitlines()]
+    jobs = [
+        (row["solution"], p["entry_point"], [pickle.dumps([*p[inputs]]) for inputs in ("base_input", "plus_input")])
+        for row in rows
+        for p in (problems[row["task_id"]],)
+    ]
+
+    def check() -> None:
+        for source, entry_point, groups in jobs:
+            code = compile(source, "<string>", "exec")
+            for inputs in groups:
+                namespace: dict[str, Any] = {}
+                exec(code, namespace)
+                for arguments in pickle.loads(inputs):
+                    namespace[entry_point](*arguments)
+
+    yield len(rows), check
+
+
 def compare_cpu(args: argparse.Namespace, folder: Path) -> None:
-    """Print milliseconds of processor a program, by side, and how many times EvalPlus's each takes less."""
+    """Print milliseconds of processor a program, by side, and how many times EvalPlus's each takes less.
+
+    The last column is the same of what a side takes beyond the programs themselves.
+    """
     problems = evenly(problems_of(args.dataset), args.limit)
     path = write_samples(folder / "samples.jsonl", make_samples(problems, [])["canonical"])
     env = write_problems(args.dataset, problems, folder)
     checkouts = {"promptrl": HERE.parent, **{str(p): p.resolve() for p in args.against}}
-    sides = {"evalplus": env, **{name: env | {"PYTHONPATH": str(p)} for name, p in checkouts.items()}}
+    ours = {name: env | {"PYTHONPATH": str(p)} for name, p in checkouts.items()}
+    sides = {"evalplus": env, **ours, ALONE: env}
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(args.rounds):
         for name in list(sides)[:: -1 if turn % 2 else 1]:
             out = folder / "cpu.json"
-            side = name if name == "evalplus" else "promptrl"
+            side = "promptrl" if name in ours else name
             run([__file__, "--cpu-of", args.dataset, str(path), str(out), side], sides[name])
             taken[name].append(1000 * json.loads(out.read_text()))
     print(f"{len(problems)} canonical programs, {args.rounds} rounds, milliseconds of processor a program")
     for name, each in taken.items():
-        ratio = statistics.median(e / n for e, n in zip(taken["evalplus"], each, strict=True))
-        print(f"{name:20s} {statistics.median(each):8.2f} ({min(each):.2f} to {max(each):.2f}) {ratio:6.2f}x")
+        turns = list(zip(taken["evalplus"], each, taken[ALONE], strict=True))
+        ratio = statistics.median(e / n for e, n, _ in turns)
+        own = "" if name == ALONE else f"{statistics.median((e - a) / (n - a) for e, n, a in turns):6.2f}x"
+        print(f"{name:20s} {statistics.median(each):8.2f} ({min(each):.2f} to {max(each):.2f}) {ratio:6.2f}x {own}")
 
 
 def write_samples(path: Path, rows: Sequence[dict[str, str]]) -> Path:
@@ -327,37 +360,42 @@ def compare(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     samples = of_kinds(make_samples(problems, args.samples), args.kinds)
     rows = [row for kind in samples.values() for row in kind]
     path = write_samples(folder / "samples.jsonl", rows)
-    some = write_samples(folder / "some.jsonl", list(evenly(dict(enumerate(rows)), TRAINER_PROGRAMS).values()))
+    ends = [row for kind, of_kind in samples.items() if kind != ENDLESS for row in of_kind]
+    chosen = {
+        name: write_samples(folder / f"{i}.jsonl", list(evenly(dict(enumerate(some)), TRAINER_PROGRAMS).values()))
+        for i, (name, some) in enumerate({TRAINER: rows, "  without endless loops": ends}.items())
+        if some
+    }
     env = write_problems(args.dataset, problems, folder)
     sides: dict[str, Callable[..., Timed]] = {"evalplus": evalplus_side, "promptrl": promptrl_side}
     for side in sides.values():  # expected outputs are cached from here on
         side(args.dataset, path, samples, args.workers, env)
     times: dict[str, list[Timed]] = {name: [] for name in sides}
-    held: list[tuple[float, float]] = []
+    held: list[dict[str, tuple[float, float]]] = []
     for _ in range(args.rounds):
         for name, side in sides.items():
             times[name].append(side(args.dataset, path, samples, args.workers, env))
-        held.append(trainer(args.dataset, some, args.workers, env))
+        held.append({name: trainer(args.dataset, some, args.workers, env) for name, some in chosen.items()})
     return summary(len(problems), samples, times, held)
 
 
 def summary(
-    tasks: int, samples: Samples, times: dict[str, list[Timed]], held: list[tuple[float, float]]
+    tasks: int, samples: Samples, times: dict[str, list[Timed]], held: list[dict[str, tuple[float, float]]]
 ) -> dict[str, Any]:
     programs = sum(map(len, samples.values()))
 
-    def phases(timed: Timed, trained: float) -> dict[str, float]:
+    def phases(timed: Timed, trained: dict[str, float]) -> dict[str, float]:
         """Programs a second."""
         kinds = {f"  {kind}": len(rows) / timed.kinds[kind] for kind, rows in samples.items()}
         return {
             "end to end": programs / timed.whole,
             "checking": programs / timed.checking,
             **kinds,
-            "trainer of 1.2 GB": trained,
+            **trained,
         }
 
     rounds = {
-        name: [phases(t, h[i]) for t, h in zip(timed, held, strict=True)]
+        name: [phases(t, {k: rates[i] for k, rates in h.items()}) for t, h in zip(timed, held, strict=True)]
         for i, (name, timed) in enumerate(times.items())
     }
     ratios = [{k: p[k] / e[k] for k in e} for e, p in zip(rounds["evalplus"], rounds["promptrl"], strict=True)]
