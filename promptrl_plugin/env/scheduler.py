@@ -114,10 +114,19 @@ class Scheduler:
         self.on_generation = on_generation
         self.seconds = TimeShares()
 
-    def run(self, jobs: Sequence[Job[T]], on_done: Callable[[int, Job[T]], None] | None = None) -> list[T]:
+    def run(
+        self,
+        jobs: Sequence[Job[T]],
+        on_done: Callable[[int, Job[T]], None] | None = None,
+        at_once: int | None = None,
+    ) -> list[T]:
         """Run every job to its end; results come in the order of `jobs`.
 
-        `on_done` is called with position and job as soon as a job returns.
+        Args:
+            jobs: What to run; started in order.
+            on_done: Called with position and job as soon as a job returns.
+            at_once: Jobs that may be under way; None for all. The next starts as soon as one returns, so that early
+                jobs end early and the backbone still has work while the last ones of them are finished.
 
         Raises:
             BudgetError: A job asked for more generations than its budget.
@@ -125,7 +134,7 @@ class Scheduler:
         started = time.monotonic()
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge") as thread:
             try:
-                _Session(self, jobs, on_done, thread).run()
+                _Session(self, jobs, on_done, thread, at_once or len(jobs)).run()
             finally:
                 self.seconds.total += time.monotonic() - started
         return [job.result for job in jobs]  # type: ignore[misc]  # every job is done here
@@ -148,8 +157,10 @@ class _Session(Generic[T]):
         jobs: Sequence[Job[T]],
         on_done: Callable[[int, Job[T]], None] | None,
         thread: ThreadPoolExecutor,
+        at_once: int,
     ) -> None:
         self._scheduler, self._jobs, self._on_done, self._thread = scheduler, jobs, on_done, thread
+        self._at_once, self._started, self._ended = at_once, 0, 0
         self._tickets: list[tuple[int, int]] = []  # job and position in its effect, by ticket
         self._answers: dict[int, _Answers] = {}
         self._queue: deque[tuple[int, GenerationRequest]] = deque()
@@ -159,8 +170,7 @@ class _Session(Generic[T]):
         self._verdicts: Future[tuple[_Verdicts, _Outcomes]] | None = None
 
     def run(self) -> None:
-        for i in range(len(self._jobs)):
-            self._advance(i, None)
+        self._go_on()
         streaming = as_streaming(self._scheduler.backbone)
         if streaming is not None:
             streaming.serve(self)
@@ -168,16 +178,31 @@ class _Session(Generic[T]):
         while batch := self._wave():
             self._generate(self._scheduler.backbone, batch)
 
+    def _go_on(self, block: bool = False) -> None:
+        """Take verdicts that are there, and start jobs in the place of those that ended."""
+        self._collect(block)
+        while self._start():
+            self._collect(block=False)
+
+    def _start(self) -> bool:
+        """Start as many more jobs as may be under way; whether there were any."""
+        before = self._started
+        while self._started < len(self._jobs) and self._started - self._ended < self._at_once:
+            self._started += 1
+            self._advance(self._started - 1, None)
+        return self._started > before
+
     # --- the backbone's side ---------------------------------------------------------------------
 
     def take(self, wait: bool) -> Sequence[tuple[int, GenerationRequest]]:
         """See `Feed.take`."""
-        self._collect(block=False)
+        self._go_on()
         while wait and not self._queue:
             if self._rewrites:
                 self._rewrite()
+                self._go_on()
             elif self._verdicts is not None:
-                self._collect(block=True)
+                self._go_on(block=True)
             else:
                 break
         batch = list(self._queue)
@@ -202,12 +227,13 @@ class _Session(Generic[T]):
 
     def _wave(self) -> list[tuple[int, GenerationRequest]]:
         """All requests of all jobs, once every program is judged."""
-        self._collect(block=False)
+        self._go_on()
         while self._verdicts is not None or self._rewrites:
             while self._verdicts is not None:
-                self._collect(block=True)
+                self._go_on(block=True)
             if self._rewrites:
                 self._rewrite()
+                self._go_on()
         return list(self.take(wait=False))
 
     def _rewrite(self) -> None:
@@ -284,6 +310,7 @@ class _Session(Generic[T]):
             effect = job.effects.send(answer)
         except StopIteration as stop:
             job.result, job.done = stop.value, True
+            self._ended += 1
             if self._on_done is not None:
                 self._on_done(i, job)
             return

@@ -7,6 +7,7 @@ solves only what is missing; a cell that is complete costs nothing, and strategi
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -22,12 +23,22 @@ from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.evaluation.outcomes import Outcome, outcomes_of, submitted_after
 from promptrl_plugin.harnesses.crossfit import solve_crossfit
 from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions, StrategyOptions
-from promptrl_plugin.harnesses.session import Listener, check_request, check_visible, open_backbone, solve_suite
+from promptrl_plugin.harnesses.session import (
+    Listener,
+    OnSolved,
+    check_request,
+    check_visible,
+    counted_from,
+    open_backbone,
+    solve_suites,
+)
 from promptrl_plugin.storage.cache import Cache
 from promptrl_plugin.storage.runs import RunFolder, write_json
+from promptrl_plugin.suites.base import Suite
 from promptrl_plugin.suites.registry import load_suite
 
 if TYPE_CHECKING:
+    from promptrl_plugin.backbones.base import Backbone
     from promptrl_plugin.evaluation.cluster import Cluster
 
 __all__ = ["Cell", "Matrix", "Outcome", "bundle_of", "load_results", "read_results", "run_matrix", "submitted_after"]
@@ -170,19 +181,33 @@ def run_matrix(
         judge = CachingJudge(IsolatedJudge(JudgeConfig()), cache)
         stack.callback(judge.close)
 
-        def solved(cell: Cell, samples: Path) -> None:
+        def solved(i: int, samples: Path) -> None:
+            cell = cells[i]
             results[cell.name] = outcomes_of(samples, suite, judge, matrix.budget)
             _keep(run.path, suite.version, cell, results[cell.name], samples, matrix.paths)
             if on_cell is not None:
                 on_cell(cell, results[cell.name])
 
         if cluster is not None:
-            _solve_there(cluster, requests, folder, listener, lambda i, samples: solved(cells[i], samples))
+            _solve_there(cluster, requests, folder, listener, solved)
         elif backbone is not None:
-            for cell, request in zip(cells, requests, strict=True):
-                solve = solve_crossfit if request.strategy.split else solve_suite
-                solved(cell, solve(request, suite, backbone, listener))
+            _solve_here(requests, suite, backbone, listener, solved)
     return results
+
+
+def _solve_here(
+    requests: Sequence[SolveOptions], suite: Suite, backbone: Backbone, listener: Listener, solved: OnSolved
+) -> None:
+    """Solve the cells; those that train on folds each by itself, the others without waiting for each other's last."""
+    first = 0
+    for split, some in itertools.groupby(requests, lambda r: r.strategy.split is not None):
+        chosen = list(some)
+        if not split:
+            solve_suites(chosen, suite, backbone, listener, counted_from(first, solved))
+        else:
+            for i, request in enumerate(chosen, start=first):
+                solved(i, solve_crossfit(request, suite, backbone, listener))
+        first += len(chosen)
 
 
 def _solve_there(
@@ -190,7 +215,7 @@ def _solve_there(
     requests: Sequence[SolveOptions],
     folder: Path,
     listener: Listener,
-    solved: Callable[[int, Path], None],
+    solved: OnSolved,
 ) -> None:
     """Solve the cells on a cluster. Each is on file as soon as it is done; `solved` gets them in their order."""
     from promptrl_plugin.evaluation.cluster import read_files, solve_cell, write_files

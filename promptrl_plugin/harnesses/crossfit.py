@@ -16,7 +16,7 @@ from promptrl_plugin.config import LEARNED, TrainConfig, load, to_dict
 from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.harnesses.options import SolveOptions
 from promptrl_plugin.harnesses.samples import SampleFiles, samples_path, sibling
-from promptrl_plugin.harnesses.session import Listener, identity, open_strategy, select, solve_owed
+from promptrl_plugin.harnesses.session import Listener, Owed, identity, open_strategy, select, solve_owed
 from promptrl_plugin.records import Task, content_hash
 from promptrl_plugin.suites.base import Suite
 from promptrl_plugin.suites.hidden import HiddenTests
@@ -86,7 +86,7 @@ def solve_crossfit(options: SolveOptions, suite: Suite, backbone: Backbone, list
             policy = _train(config, FoldSuite(suite, fold.train), sibling(path, FOLDS) / str(fold.index))
             own = options.with_policy(policy)
             strategy, _ = open_strategy(own.strategy, backbone)
-            solve_owed(own, suite, tests, strategy, backbone, files, listener)
+            solve_owed([Owed(own, tests, strategy, files)], suite, backbone, listener)
     return path
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,14 +27,24 @@ from promptrl_plugin.suites.base import Suite
 
 __all__ = [
     "Listener",
+    "OnSolved",
+    "Owed",
     "TerminalListener",
     "check_request",
     "check_visible",
+    "counted_from",
     "open_backbone",
     "open_checker",
     "run",
     "solve_suite",
+    "solve_suites",
 ]
+
+OnSolved = Callable[[int, Path], None]
+"""Called with the position of a request and its samples file."""
+
+Opened = tuple[SolveOptions, Strategy, str]
+"""What is asked for, its strategy, and the hash of its policy."""
 
 
 class Listener(Protocol):
@@ -77,49 +88,107 @@ def solve_suite(options: SolveOptions, suite: Suite, backbone: Backbone, listene
 
     A second call with the same options solves only what is missing.
     """
-    strategy, policy = open_strategy(options.strategy, backbone)
-    tasks = select(suite.tasks(), options.id_range)
-    path = samples_path(options, suite.evalplus_dataset or suite.name, identity(options, suite, backbone, policy))
-    with SampleFiles(path, (t.id for t in suite.tasks()), resume=options.resume) as files:
-        solve_owed(options, suite, tasks, strategy, backbone, files, listener)
-    return path
+    return solve_suites([options], suite, backbone, listener)[0]
+
+
+def solve_suites(
+    requests: Sequence[SolveOptions],
+    suite: Suite,
+    backbone: Backbone,
+    listener: Listener,
+    on_solved: OnSolved | None = None,
+) -> list[Path]:
+    """`solve_suite` for several options, each begun while the last tasks of the one before are still written.
+
+    Args:
+        requests: What is asked for; all on `suite`.
+        suite, backbone, listener: As for one.
+        on_solved: Called with position and samples file of each as soon as it and all before it are solved.
+    """
+    paths: list[Path] = []
+    for together in _together([(options, *open_strategy(options.strategy, backbone)) for options in requests]):
+        with ExitStack() as stack:
+            owed: list[Owed] = []
+            for options, strategy, policy in together:
+                what = identity(options, suite, backbone, policy)
+                path = samples_path(options, suite.evalplus_dataset or suite.name, what)
+                files = stack.enter_context(SampleFiles(path, (t.id for t in suite.tasks()), resume=options.resume))
+                owed.append(Owed(options, select(suite.tasks(), options.id_range), strategy, files))
+            solve_owed(owed, suite, backbone, listener, counted_from(len(paths), on_solved))
+            paths += [o.files.path for o in owed]
+    return paths
+
+
+def counted_from(first: int, on_solved: OnSolved | None) -> OnSolved | None:
+    """`on_solved`, to be called with positions that count from `first`."""
+    return None if on_solved is None else lambda i, path: on_solved(first + i, path)
+
+
+def _together(opened: Sequence[Opened]) -> Iterator[list[Opened]]:
+    """Runs of requests that can be solved together: that see the same and have the same rewriter."""
+    for _, run in itertools.groupby(opened, lambda o: (o[0].strategy.feedback, id(o[1].rewriter))):
+        yield list(run)
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """Tasks that a strategy has to solve, and where their samples go; those that have one are done."""
+
+    options: SolveOptions
+    tasks: Sequence[Task]
+    strategy: Strategy
+    files: SampleFiles
 
 
 def solve_owed(
-    options: SolveOptions,
+    owed: Sequence[Owed],
     suite: Suite,
-    tasks: Sequence[Task],
-    strategy: Strategy,
     backbone: Backbone,
-    files: SampleFiles,
     listener: Listener,
+    on_solved: OnSolved | None = None,
 ) -> None:
-    """Solve those of `tasks` that have no sample yet."""
-    from promptrl_plugin.strategies.runner import solve_tasks
+    """Solve those of the tasks that have no sample yet.
 
-    owed = [t for t in tasks if t.id not in files.done]
-    chosen = options.strategy
-    listener.begin(strategy.name, len(tasks) - len(owed), len(tasks), files.path)
+    Args:
+        owed: Tasks by strategy; all with the same feedback.
+        suite, backbone, listener: As for `solve_suites`.
+        on_solved: Called with position and samples file of each as soon as it and all before it are solved.
+    """
+    from promptrl_plugin.strategies.runner import Assignment, solve_together
 
-    def on_sample(sample: Sample) -> None:
-        files.append(sample)
-        listener.sample()
+    left = [[t for t in o.tasks if t.id not in o.files.done] for o in owed]
+    missing = [len(tasks) for tasks in left]
+    total = sum(len(o.tasks) for o in owed)
+    label = ", ".join(dict.fromkeys(o.strategy.name for o in owed))
+    ended = 0
 
+    def follow() -> None:
+        nonlocal ended
+        while ended < len(missing) and not missing[ended]:
+            ended += 1
+            if on_solved is not None:
+                on_solved(ended - 1, owed[ended - 1].files.path)
+
+    def assignment(i: int) -> Assignment:
+        o, chosen = owed[i], owed[i].options.strategy
+
+        def on_sample(sample: Sample) -> None:
+            o.files.append(sample)
+            listener.sample()
+            missing[i] -= 1
+            follow()
+
+        return Assignment(
+            left[i], o.strategy, chosen.feedback, chosen.budget, chosen.seed, chosen.env(), on_sample=on_sample
+        )
+
+    listener.begin(label, total - sum(missing), total, owed[0].files.path)
     try:
-        if owed:
+        follow()
+        if work := [assignment(i) for i, tasks in enumerate(left) if tasks]:
             with ExitStack() as stack:
-                solve_tasks(
-                    owed,
-                    strategy,
-                    backbone,
-                    open_checker(chosen.feedback, suite, stack, _cache_of(backbone)),
-                    feedback=chosen.feedback,
-                    budget=chosen.budget,
-                    seed=chosen.seed,
-                    env=chosen.env(),
-                    on_sample=on_sample,
-                    on_generation=listener.generation,
-                )
+                checker = open_checker(work[0].feedback, suite, stack, _cache_of(backbone))
+                solve_together(work, backbone, checker, listener.generation)
     finally:
         listener.end()
 

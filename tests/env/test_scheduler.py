@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Generator, Sequence
 from typing import Any
@@ -189,3 +190,38 @@ def test_an_error_of_the_judge_ends_the_run():
     for backbone in (Recorder(), Streaming()):
         with pytest.raises(RuntimeError, match="the judge is gone"):
             Scheduler(backbone, broken).run([Job(task("a"), worker("a", 2), 2)])
+
+
+def mixed(name: str, kinds: str, log: list[str]) -> Generator[Any, Any, str]:
+    """A job that asks, checks first, rewrites or ends at once, as the letters of `kinds` say."""
+    log.append(f"+{name}")
+    for n, kind in enumerate(kinds):
+        if kind == "c":
+            yield Check((name,))
+        else:
+            yield ask(f"{name}{n}", rewriter=kind == "r")
+    log.append(f"-{name}")
+    return name
+
+
+@pytest.mark.parametrize("backbone", [Recorder, Streaming])
+@pytest.mark.parametrize("at_once", [None, 1, 2, 5, 100])
+@pytest.mark.parametrize("seed", range(6))
+def test_so_many_jobs_are_under_way_and_all_end(backbone: type[Recorder], at_once: int | None, seed: int) -> None:
+    rng, log = random.Random(seed), list[str]()
+    kinds = ["".join(rng.choices("acr", k=rng.randint(0, 4))) for _ in range(12)]
+    jobs = [Job(task(f"{i}."), mixed(f"{i}.", k, log), budget=4) for i, k in enumerate(kinds)]
+    assert Scheduler(backbone(), checker, Recorder("rewrite:")).run(jobs, at_once=at_once) == [j.task.id for j in jobs]
+    assert [x for x in log if x[0] == "+"] == [f"+{i}." for i in range(12)], "started in order"
+    under_way = most = 0
+    for entry in log:
+        under_way += 1 if entry[0] == "+" else -1
+        most = max(most, under_way)
+    assert most <= (at_once or 12)
+
+
+def test_the_next_job_starts_while_others_are_under_way():
+    backbone = Recorder()
+    jobs = [Job(task(n), worker(n, r), budget=r) for n, r in (("a", 3), ("b", 1), ("c", 1), ("d", 1))]
+    Scheduler(backbone, checker).run(jobs, at_once=2)
+    assert backbone.calls == [2, 2, 2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,16 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ScriptedBackbon
 
     monkeypatch.setattr(compare, "open_backbone", open_backbone)
     return backbone
+
+
+def solve_by(monkeypatch: pytest.MonkeyPatch, name: Callable[[SolveOptions], str]) -> None:
+    """Nothing is solved; samples files have the name that a function gives them."""
+
+    def solve(requests: Sequence[SolveOptions], _suite: Any, _backbone: Any, _listener: Any, on_solved: Any) -> None:
+        for i, options in enumerate(requests):
+            on_solved(i, options.root / name(options))
+
+    monkeypatch.setattr(compare, "solve_suites", solve)
 
 
 def test_every_cell_has_an_outcome_for_every_task(tmp_path: Path, scripted: ScriptedBackbone):
@@ -210,10 +221,7 @@ def test_policies_and_rows_must_fit(strategies: tuple[str, ...], policies: tuple
 
 
 def test_a_row_keeps_its_policy_and_rows_may_be_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def one(options: SolveOptions, *_: Any) -> Path:
-        return options.root / str(options.strategy.policy)
-
-    monkeypatch.setattr(compare, "solve_suite", one)
+    solve_by(monkeypatch, lambda options: str(options.strategy.policy))
     monkeypatch.setattr(compare, "check_request", lambda _: None)  # the policies are names only
     monkeypatch.setattr(compare, "outcomes_of", lambda *_: [])
     first = replace(MATRIX, strategies=("linucb",), policies=(("linucb", "l"),))
@@ -228,7 +236,7 @@ def test_a_row_keeps_its_policy_and_rows_may_be_added(tmp_path: Path, monkeypatc
 
 
 def test_a_policy_may_come_later_where_no_result_is_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(compare, "solve_suite", lambda options, *_: options.root / str(options.strategy.policy))
+    solve_by(monkeypatch, lambda options: str(options.strategy.policy))
     monkeypatch.setattr(compare, "check_request", lambda _: None)  # the policies are names only
     monkeypatch.setattr(compare, "outcomes_of", lambda *_: [])
     bare = replace(MATRIX, strategies=("direct",))
@@ -263,7 +271,7 @@ def test_a_policy_may_come_later_where_no_result_is_without_it(tmp_path: Path, m
 def test_a_folder_of_before_policies_were_kept_by_row_keeps_that_of_its_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(compare, "solve_suite", lambda options, *_: options.root / str(options.strategy.policy))
+    solve_by(monkeypatch, lambda options: str(options.strategy.policy))
     monkeypatch.setattr(compare, "check_request", lambda _: None)
     monkeypatch.setattr(compare, "outcomes_of", lambda *_: [])
     ours = replace(MATRIX, strategies=("promptrl",), policy="p")
@@ -279,7 +287,7 @@ def test_a_folder_of_before_policies_were_kept_by_row_keeps_that_of_its_settings
 
 
 def test_trained_rows_without_a_policy_are_cross_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(compare, "solve_suite", lambda options, *_: options.root / options.strategy.strategy)
+    solve_by(monkeypatch, lambda options: options.strategy.strategy)
     monkeypatch.setattr(compare, "solve_crossfit", lambda options, *_: options.root / f"{options.strategy.strategy}-x")
     monkeypatch.setattr(compare, "check_request", lambda _: None)  # the policies are names only
     monkeypatch.setattr(compare, "outcomes_of", lambda *_: [])

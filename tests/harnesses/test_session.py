@@ -16,6 +16,7 @@ from promptrl_plugin.backbones.scripted import ScriptedBackbone
 from promptrl_plugin.errors import BackboneError, BundleError, ConfigError, DataError, UnknownNameError
 from promptrl_plugin.harnesses import session
 from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions, StrategyOptions
+from promptrl_plugin.harnesses.samples import sibling
 from promptrl_plugin.records import Feedback
 from promptrl_plugin.storage.cache import Cache
 from promptrl_plugin.suites.registry import load_suite
@@ -74,6 +75,30 @@ def test_second_run_solves_only_what_is_missing(suite: Any, tmp_path: Path) -> N
     assert (second.begun, second.samples, second.generations) == ([("direct", 3, 3)], 0, 0)
     assert first.ended == second.ended == 1
     assert [s["task_id"] for s in doubles.lines(path)] == [t.id for t in suite.tasks()]
+
+
+def test_several_strategies_are_solved_together_and_told_in_order(suite: Any, tmp_path: Path) -> None:
+    asked = [
+        options(tmp_path, strategy="direct"),
+        options(tmp_path, strategy="best-of-k", budget=3),
+        options(tmp_path, strategy="best-of-k", budget=3, seed=1),
+        options(tmp_path, strategy="best-of-k", budget=1),
+    ]
+    apart = [replace(o, root=tmp_path / "alone") for o in asked]
+    alone = [session.solve_suite(o, suite, right_and_wrong(), Counter()) for o in apart]
+    told: list[tuple[int, Path]] = []
+    listener = Counter()
+    paths = session.solve_suites(asked, suite, right_and_wrong(), listener, lambda i, path: told.append((i, path)))
+    assert told == list(enumerate(paths))
+    assert listener.begun == [("direct", 0, 3), ("best-of-k", 0, 9)]
+    for mine, theirs in zip(paths, alone, strict=True):
+        assert mine.name == theirs.name
+        for end in (".jsonl", ".raw.jsonl", ".trace.jsonl"):
+            files = [sorted(json.dumps(x) for x in doubles.lines(sibling(p, end))) for p in (mine, theirs)]
+            assert files[0] == files[1]
+    again, more = Counter(), [*asked, options(tmp_path, strategy="best-of-k", budget=3, seed=2)]
+    session.solve_suites(more, suite, right_and_wrong(), again)
+    assert (again.begun[1], again.samples) == (("best-of-k", 9, 12), 3)
 
 
 def test_id_range_is_evalplus_half_open_one(suite: Any, tmp_path: Path) -> None:
