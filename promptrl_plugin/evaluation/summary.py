@@ -13,8 +13,8 @@ from promptrl_plugin.evaluation.statistics import (
     bootstrap_interval,
     compare_pairs,
     holm,
-    majority,
     paired_bootstrap,
+    won_and_lost,
 )
 
 __all__ = [
@@ -95,7 +95,7 @@ class Contest:
         strict: Of strict pass@1, with exact McNemar test and paired bootstrap.
         soft: Difference of soft pass@1.
         soft_p, soft_holm: Its two-sided bootstrap p, alone and corrected over all contests.
-        won, lost: Ids of the tasks that only the reference, only the other solves in most seeds.
+        won, lost: Ids of the tasks that the reference, that the other solves in a larger share of the seeds.
         reach: The first point of the reference's curve that has the other's final strict pass@1, None if none has.
         theirs: Generations that the other spends per task.
     """
@@ -202,10 +202,9 @@ def _scores(cells: Sequence[Sequence[Outcome]], figure: str) -> list[list[float]
 def _won_and_lost(
     ours: Sequence[Sequence[Outcome]], theirs: Sequence[Sequence[Outcome]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    a, b = majority(_scores(ours, "strict")), majority(_scores(theirs, "strict"))
-    ids = [o.task_id for o in ours[0]]
-    won = tuple(i for i, x, y in zip(ids, a, b, strict=True) if x and not y)
-    return won, tuple(i for i, x, y in zip(ids, a, b, strict=True) if y and not x)
+    decided = won_and_lost(_scores(ours, "strict"), _scores(theirs, "strict"))
+    won, lost = (tuple(o.task_id for o, is_so in zip(ours[0], tasks, strict=True) if is_so) for tasks in decided)
+    return won, lost
 
 
 def _curve(every: Sequence[Outcome]) -> tuple[CurvePoint, ...]:

@@ -79,7 +79,7 @@ def contest_tables(reference: str, contests: Sequence[Contest]) -> list[Grid]:
             f"{reference} against the others: strict pass@1 (points)",
             ("against", "difference", "95 % interval", "won–lost", "McNemar p", "bootstrap p"),
             tuple(strict),
-            "paired by task; won–lost: tasks that only one of the two solves in most seeds; "
+            "paired by task; won–lost: tasks that one of the two solves in more of its seeds; "
             "p-values after Holm's correction over the rows",
         ),
         Grid(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import binomtest, bootstrap
+from statsmodels.stats.contingency_tables import mcnemar
 
 from promptrl_plugin.evaluation.statistics import (
     bootstrap_interval,
     compare_to,
-    majority,
     mcnemar_exact,
     paired_bootstrap,
+    won_and_lost,
 )
 
 
@@ -75,17 +76,29 @@ def test_a_strategy_without_seeds_is_paired_with_every_seed():
 
 
 def test_mcnemar_is_the_binomial_test_of_wins_against_losses():
-    ours = np.array([1, 1, 1, 1, 1, 1, 0, 1, 0])
-    theirs = np.array([0, 0, 0, 0, 0, 0, 1, 1, 0])
+    ours = [[1, 1, 1, 1, 1, 1, 0, 1, 0]]
+    theirs = [[0, 0, 0, 0, 0, 0, 1, 1, 0]]
     wins, losses, p = mcnemar_exact(ours, theirs)
     assert (wins, losses) == (6, 1)
     assert p == pytest.approx(binomtest(1, 7).pvalue)
+    assert p == pytest.approx(mcnemar([[1, 6], [1, 1]], exact=True).pvalue)
     assert mcnemar_exact(ours, ours) == (0, 0, 1.0)
 
 
-def test_majority_needs_more_than_half_of_the_seeds():
-    assert majority([[1, 1, 0, 1], [1, 0, 0, 0], [1, 1, 1, 0]]).tolist() == [True, True, False, False]
-    assert majority([[1, 1], [1, 0]]).tolist() == [True, False]
+def test_a_task_is_won_by_the_larger_share_of_seeds():
+    won, lost = won_and_lost([[1, 1, 0, 1, 0], [1, 0, 0, 0, 0], [1, 1, 0, 1, 0]], [[1, 1, 0, 0, 1]])
+    assert (won.tolist(), lost.tolist()) == ([False, False, False, True, False], [False, True, False, False, True])
+    with pytest.raises(ValueError, match="2 and 3 tasks"):
+        won_and_lost([[1, 0]], [[1, 0, 1]])
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_who_varies_less_does_not_win_by_that_alone(seeds: int):
+    """Half of the tasks always solved against every task in half of its runs: the same mean, and no p below 5 %."""
+    rng = np.random.default_rng(3)
+    steady = np.tile(np.arange(400) % 2, (seeds, 1))
+    p_values = [mcnemar_exact(steady, coin(0.5, seeds, 400, rng))[2] for _ in range(200)]
+    assert np.mean(np.array(p_values) < 0.05) < 0.1
 
 
 def test_p_values_are_corrected_over_all_comparisons():

@@ -38,7 +38,7 @@ def test_contests_name_the_tasks_and_the_budget_that_decide_them():
     strategies = by_strategy(CELLS)
     one, other = contests(strategies, "promptrl")
     assert (one.strict.name, other.strict.name) == ("direct", "best-of-k")
-    assert (one.won, one.lost) == (("T/2", "T/3"), ("T/1",))  # T/1 with one of two seeds is no majority
+    assert (one.won, one.lost) == (("T/2", "T/3"), ("T/1",))  # T/1: one of two seeds against both
     assert (other.won, other.lost) == (("T/3",), ("T/1",))
     assert (one.strict.wins, one.strict.losses) == (2, 1)
     assert one.strict.difference.mean == pytest.approx(5 / 8 - 2 / 8)
