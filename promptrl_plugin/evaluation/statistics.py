@@ -108,8 +108,8 @@ def paired_bootstrap(
 def won_and_lost(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Tasks ``[tasks]`` that ours, and that theirs, solves in the larger share of its seeds.
 
-    Both are ``[seeds, tasks]`` in the same order of tasks. (A majority of seeds would favour whoever varies less: of two
-    seeds, one solved would count as none.)
+    Both are ``[seeds, tasks]`` in the same order of tasks. (A majority of seeds would favour whoever varies less: of
+    two seeds, one solved would count as none.)
 
     Raises:
         ValueError: The tasks do not match.
@@ -126,10 +126,10 @@ def mcnemar_exact(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> tuple[int, int,
     With one seed this is McNemar's test (McNemar 1947); with several its kin on shares of seeds, the sign test (Dixon
     and Mood 1946). Both are ``[seeds, tasks]``.
     """
-    from scipy.stats import binomtest
+    from statsmodels.stats.contingency_tables import mcnemar
 
     wins, losses = (int(tasks.sum()) for tasks in won_and_lost(ours, theirs))
-    return wins, losses, float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+    return wins, losses, float(mcnemar([[0, wins], [losses, 0]], exact=True).pvalue)  # it looks at these two only
 
 
 def compare_to(
