@@ -180,7 +180,7 @@ def differences(claimed: Any, recomputed: Any, field: str = "") -> list[Problem]
     tolerance = _TOLERANCE
     if field.endswith((".low", ".high")):
         tolerance = _BOUND_TOLERANCE
-    elif field.endswith("soft.mean"):
+    elif field.endswith(("soft.mean", "soft.seed_std")):
         tolerance = _SOFT_TOLERANCE
     if claimed == recomputed or (
         claimed is not None and recomputed is not None and abs(claimed - recomputed) <= tolerance

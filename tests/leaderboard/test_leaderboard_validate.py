@@ -265,3 +265,5 @@ def test_soft_means_may_be_off_by_a_test_near_its_time_limit() -> None:
     assert differences(scores(0.5, 0.661), scores(0.5, 0.6595)) == []
     fields = [p.field for p in differences(scores(0.5, 0.661), scores(0.499, 0.658))]
     assert fields == ["plus.strict.mean", "plus.soft.mean"]
+    spread = [{"soft": {"seed_std": x}, "strict": {"seed_std": x}} for x in (0.0187, 0.0188)]
+    assert [p.field for p in differences(*spread)] == ["strict.seed_std"]
