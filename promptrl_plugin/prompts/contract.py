@@ -14,7 +14,7 @@ from typing import Any
 from promptrl_plugin.prompts.source import parsed
 from promptrl_plugin.records import Task
 
-__all__ = ["UNKNOWN", "VisibleCall", "contract_note", "edge_case_note", "visible_calls"]
+__all__ = ["UNKNOWN", "VisibleCall", "contract_note", "edge_case_note", "kind_of", "visible_calls"]
 
 #: A value that is no literal.
 UNKNOWN = object()
@@ -60,7 +60,7 @@ def contract_note(task: Task) -> str | None:
         return None
     phrases = []
     for i in range(count):
-        kind = _common(_kind(c.arguments[i]) for c in calls if i < len(c.arguments))
+        kind = _common(kind_of(c.arguments[i]) for c in calls if i < len(c.arguments))
         kind = kind or (f"`{annotations[i]}`" if i < len(annotations) and annotations[i] else "")
         name = f"`{names[i]}`" if names else ""
         phrases.append(f"{name} ({kind})" if name and kind else name or kind)
@@ -85,6 +85,18 @@ def edge_case_note(task: Task) -> str:
             cases += ["zero", "negative numbers", "large numbers"]
     cases = list(dict.fromkeys(cases))[:6] or ["empty inputs", "the smallest inputs", "unusual values"]
     return f"Take care of edge cases: {_listed(cases)}."
+
+
+def kind_of(value: Any) -> str:
+    """``"a list of integers"`` and the like; ``""`` for an unknown value."""
+    if value is UNKNOWN:
+        return ""
+    if value is None:
+        return "None"
+    if isinstance(value, list | tuple | set | frozenset | dict):
+        return f"a {_container(value)}{_of(value)}"
+    singular, _ = _scalar(value)
+    return singular
 
 
 # --- reading ---------------------------------------------------------------------------------------
@@ -161,19 +173,7 @@ def _result(call: VisibleCall) -> str:
         return ""
     if call.wrapper in ("set", "sorted", "frozenset"):
         return f"a collection{_of(call.result)}, compared without regard to order"
-    return _kind(call.result) if not call.wrapper else ""
-
-
-def _kind(value: Any) -> str:
-    """``"a list of integers"`` and the like; ``""`` for an unknown value."""
-    if value is UNKNOWN:
-        return ""
-    if value is None:
-        return "None"
-    if isinstance(value, list | tuple | set | frozenset | dict):
-        return f"a {_container(value)}{_of(value)}"
-    singular, _ = _scalar(value)
-    return singular
+    return kind_of(call.result) if not call.wrapper else ""
 
 
 def _of(value: Any) -> str:

@@ -20,7 +20,7 @@ from promptrl_plugin.prompts.state import PromptState, Repair
 from promptrl_plugin.prompts.task_text import protected_names, split
 from promptrl_plugin.prompts.template import render, text
 from promptrl_plugin.prompts.tokens import protected_tokens
-from promptrl_plugin.records import Task
+from promptrl_plugin.records import FailureKind, GroupVerdict, Status, Task
 
 LEXICAL = [op for op in builtin_operators() if op.kind == "lexical"]
 SEMANTIC = [op for op in builtin_operators() if op.kind == "semantic"]
@@ -270,6 +270,53 @@ def test_repair_only_after_a_visible_failure() -> None:
     assert apply(find_operator("plan_first"), view(task, state))[0].repair is None
 
 
+@pytest.mark.parametrize(
+    ("failure", "detail", "note"),
+    [
+        (FailureKind.WRONG_VALUE, "common((3, 4), (4, 5)) returned [4], expected (4,)",
+         "Return a tuple of integers, not a list of integers."),
+        (FailureKind.WRONG_VALUE, "common(…) returned [4, 5, 6, …", "Return a tuple of integers, not a list."),
+        (FailureKind.WRONG_VALUE, "common((3, 4), (4, 5)) returned None, expected (4,)",
+         "Return a tuple of integers, not None."),
+        (FailureKind.WRONG_VALUE, "common((3, 4), (4, 5)) returned (3,), expected (4,)", None),
+        (FailureKind.WRONG_VALUE, "common((3, 4), (4, 5)) returned (), expected (4,)", None),
+        (FailureKind.WRONG_VALUE, "common((3, 4), (4, 5)) returned <object>, expected (4,)", None),
+        (FailureKind.WRONG_VALUE, "the returned value takes too long to compare", None),
+        (FailureKind.NAME, "common((3, 4), (4, 5)) raised NameError: name 'math' is not defined",
+         "Import the module `math`."),
+        (FailureKind.NAME, "common is not defined by the program", "The function must be named `common`."),
+        (FailureKind.NAME, "raised NameError: name 'helper' is not defined", None),
+        (FailureKind.NAME, "raised UnboundLocalError: cannot access local variable 'x'", None),
+        (FailureKind.EXCEPTION, "raised TypeError: common() takes 1 positional argument but 2 were given",
+         "The function must take 2 arguments."),
+        (FailureKind.EXCEPTION, "raised TypeError: common() missing 1 required positional argument: 'c'",
+         "The function must take 2 arguments."),
+        (FailureKind.EXCEPTION, "raised IndexError: list index out of range", None),
+        (FailureKind.TIMEOUT, "common((3, 4), (4, 5)) did not end", None),
+    ],
+)  # fmt: skip
+def test_a_failure_is_noted_where_a_prompt_can_mend_it(failure: FailureKind, detail: str, note: str | None) -> None:
+    task, operator = mbpp_task(), find_operator("failure_note")
+    first = PromptState.initial(task)
+    failed = replace(attempt(first), verdict=GroupVerdict(Status.FAIL, (False,), 1, failure, detail))
+    assert not operator.available(view(task))
+    assert operator.available(view(task, last=failed)) == (note is not None)
+    state, _ = apply(operator, view(task, last=failed))
+    assert state.notes == (() if note is None else (note,))
+    assert not operator.available(view(task, state, last=replace(failed, state=state)))
+    assert not operator.available(view(task, last=attempt(first, passed=True)))
+
+
+def test_a_test_that_hides_the_type_says_nothing_of_it() -> None:
+    task = make_task('"""\nDo it.\nassert set(f(1)) == {1}\n"""\n', "f", "mbpp")
+    detail = "f(1) returned [2], expected {1}"
+    failed = replace(
+        attempt(PromptState.initial(task)),
+        verdict=GroupVerdict(Status.FAIL, (False,), 1, FailureKind.WRONG_VALUE, detail),
+    )
+    assert not find_operator("failure_note").available(view(task, last=failed))
+
+
 def test_direct_operators() -> None:
     task = mbpp_task()
     first = PromptState.initial(task)
@@ -312,8 +359,8 @@ def test_completion_asks_for_the_plain_form_where_a_chat_model_takes_it() -> Non
 
 def test_default_table_has_every_kind() -> None:
     table = ActionTable.default()
-    assert table.n == len(table.names) == 28
-    assert [a.index for a in table.actions] == list(range(28))
+    assert table.n == len(table.names) == 29
+    assert [a.index for a in table.actions] == list(range(29))
     assert {a.operator.kind for a in table.actions} == {"direct", "lexical", "semantic"}
     assert {a.operator.kind for a in ActionTable.default(("semantic",)).actions if a.operator.generates} == {"semantic"}
     assert ActionTable.of(table.names) == table

@@ -23,6 +23,7 @@
 | `nearest_examples` | semantic | show the three nearest solved train tasks | 1 | greedy | kNN prompting, arXiv 2101.06804 |
 | `other_examples` | semantic | show three further fixed examples, at every use others | 1 | greedy | demonstration ensembling, arXiv 2308.08780 |
 | `reflect_repair` | semantic | show the failed program and the visible test's outcome, ask for a right one | 1 | hot | self-repair, arXiv 2304.05128 |
+| `failure_note` | semantic | note: the type to return, the module to import, the name or the number of arguments that the failure misses | 1 | hot | – |
 
 None of them touches code, asserts, identifiers, numbers or quoted text of the task (`task_text`). Further
 operators come from the entry-point group ``promptrl.operators``: each entry point is an `Operator`

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from promptrl_plugin.prompts.contract import contract_note, edge_case_note
+from promptrl_plugin.prompts.failure import failure_note
 from promptrl_plugin.prompts.operators.base import (
     Attempt,
     DecodingOf,
@@ -34,7 +35,7 @@ from promptrl_plugin.prompts.state import Example, PromptState, Repair
 from promptrl_plugin.prompts.task_text import fill
 from promptrl_plugin.records import Generate, GenerationRequest, Status, Task
 
-__all__ = ["AddNote", "ReflectRepair", "Rewrite", "ShowExamples", "operators"]
+__all__ = ["AddNote", "NoteFailure", "ReflectRepair", "Rewrite", "ShowExamples", "operators"]
 
 _PLAN_FIRST = "First write the steps of the solution as short comments in the function, then the code of each step."
 _MAX_PROGRAM_LINES = 60
@@ -52,6 +53,7 @@ def operators() -> tuple[Operator, ...]:
         ShowExamples("nearest_examples", lambda view: (view.nearest_examples,)),
         ShowExamples("other_examples", lambda view: view.other_examples),
         ReflectRepair(),
+        NoteFailure(),
     )
 
 
@@ -184,6 +186,34 @@ class ReflectRepair:
             return _immediately(view.state)
         repair = Repair(_shortened(attempt.program), attempt.verdict.detail)
         return _immediately(edited(view, self.name, repair=repair))
+
+
+@dataclass(frozen=True, slots=True)
+class NoteFailure:
+    """Add a sentence on what the last failure shows and a prompt can mend (`failure.failure_note`).
+
+    The program itself is not shown: small models hand it back. Masked where the failure shows nothing of the kind.
+    """
+
+    name: str = "failure_note"
+    kind: str = "semantic"
+    version: int = 1
+    generations: int = 1
+    generates: bool = True
+    decoding: str = "hot"
+
+    def available(self, view: EpisodeView) -> bool:
+        return self._noted(view) is not None
+
+    def edit(self, view: EpisodeView, rng: np.random.Generator, decoding_of: DecodingOf) -> Edit:
+        return _immediately(self._noted(view) or view.state)
+
+    def _noted(self, view: EpisodeView) -> PromptState | None:
+        attempt = _failed(view)
+        note = failure_note(view.task, attempt.verdict) if attempt and attempt.verdict else None
+        if note is None or note in view.state.notes:
+            return None
+        return edited(view, self.name, notes=(*view.state.notes, note))
 
 
 def _failed(view: EpisodeView) -> Attempt | None:
