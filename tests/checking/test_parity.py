@@ -132,12 +132,13 @@ def test_odd_programs_get_the_verdicts_of_evalplus(
     group = replace(whole, inputs=whole.inputs[:3])
     programs = {label: odd(group, text) for label, text in ODD.items()}
     expected, seconds = evalplus.submit(reference_times, group).result()
-    theirs = {k: evalplus.submit(their_verdict, group, p, expected, seconds).result() for k, p in programs.items()}
+    asked = {k: evalplus.submit(their_verdict, group, p, expected, seconds) for k, p in programs.items()}
+    theirs = {label: future.result() for label, future in asked.items()}
     requests = [JudgeRequest(p, (group,)) for p in programs.values()]
     ours = dict(zip(programs, map(_outcome, judge.check(requests)), strict=True))
     assert ours == theirs
     monkeypatch.setenv("PROMPTRL_CACHE", str(tmp_path))
-    with IsolatedJudge(JudgeConfig(workers=1, verdicts="evalplus")) as original:
+    with IsolatedJudge(JudgeConfig(workers=2, verdicts="evalplus")) as original:
         again = dict(zip(programs, map(_outcome, original.check(requests)), strict=True))
         (lie,) = original.check([JudgeRequest(odd(group, LIAR), (group,))])
     assert again == theirs

@@ -33,9 +33,9 @@ from promptrl_plugin.prompts.operators.rewrite_rules import (
 )
 from promptrl_plugin.prompts.state import Example, PromptState, Repair
 from promptrl_plugin.prompts.task_text import fill
-from promptrl_plugin.records import Generate, GenerationRequest, Status, Task
+from promptrl_plugin.records import Generate, GenerationRequest, Status
 
-__all__ = ["AddNote", "NoteFailure", "ReflectRepair", "Rewrite", "ShowExamples", "operators"]
+__all__ = ["AddNote", "ReflectRepair", "Rewrite", "ShowExamples", "operators"]
 
 _PLAN_FIRST = "First write the steps of the solution as short comments in the function, then the code of each step."
 _MAX_PROGRAM_LINES = 60
@@ -46,14 +46,14 @@ def operators() -> tuple[Operator, ...]:
     return (
         Rewrite("clarify", clarifying),
         Rewrite("simplify", simplifying),
-        AddNote("plan_first", lambda task: _PLAN_FIRST),
-        AddNote("edge_cases", edge_case_note),
-        AddNote("contract", contract_note),
+        AddNote("plan_first", lambda view: _PLAN_FIRST),
+        AddNote("edge_cases", lambda view: edge_case_note(view.task)),
+        AddNote("contract", lambda view: contract_note(view.task)),
         ShowExamples("fixed_examples", lambda view: (view.fixed_examples,)),
         ShowExamples("nearest_examples", lambda view: (view.nearest_examples,)),
         ShowExamples("other_examples", lambda view: view.other_examples),
         ReflectRepair(),
-        NoteFailure(),
+        AddNote("failure_note", _noted_failure, decoding="hot"),
     )
 
 
@@ -100,11 +100,16 @@ class AddNote:
     * *plan first* follows self-planning (arXiv 2303.06689), with the plan as comments of the program,
       since the completion is all code;
     * *edge cases* names those of the visible arguments' types;
-    * *contract* restates arguments and result from signature and visible tests.
+    * *contract* restates arguments and result from signature and visible tests;
+    * *failure note* says what the last failure shows and a prompt can mend (`failure.failure_note`). The failed
+      program is not shown: small models hand it back.
+
+    Attributes:
+        note: What to add; None where there is nothing to say.
     """
 
     name: str
-    note: Callable[[Task], str | None]
+    note: Callable[[EpisodeView], str | None]
     kind: str = "semantic"
     version: int = 1
     generations: int = 1
@@ -113,13 +118,13 @@ class AddNote:
 
     def available(self, view: EpisodeView) -> bool:
         state = self._noted(view)
-        return state is not None and not greedy_tried(view, state)
+        return state is not None and not (self.decoding == "greedy" and greedy_tried(view, state))
 
     def edit(self, view: EpisodeView, rng: np.random.Generator, decoding_of: DecodingOf) -> Edit:
         return _immediately(self._noted(view) or view.state)
 
     def _noted(self, view: EpisodeView) -> PromptState | None:
-        note = self.note(view.task)
+        note = self.note(view)
         if note is None or note in view.state.notes:
             return None
         return edited(view, self.name, notes=(*view.state.notes, note))
@@ -188,32 +193,9 @@ class ReflectRepair:
         return _immediately(edited(view, self.name, repair=repair))
 
 
-@dataclass(frozen=True, slots=True)
-class NoteFailure:
-    """Add a sentence on what the last failure shows and a prompt can mend (`failure.failure_note`).
-
-    The program itself is not shown: small models hand it back. Masked where the failure shows nothing of the kind.
-    """
-
-    name: str = "failure_note"
-    kind: str = "semantic"
-    version: int = 1
-    generations: int = 1
-    generates: bool = True
-    decoding: str = "hot"
-
-    def available(self, view: EpisodeView) -> bool:
-        return self._noted(view) is not None
-
-    def edit(self, view: EpisodeView, rng: np.random.Generator, decoding_of: DecodingOf) -> Edit:
-        return _immediately(self._noted(view) or view.state)
-
-    def _noted(self, view: EpisodeView) -> PromptState | None:
-        attempt = _failed(view)
-        note = failure_note(view.task, attempt.verdict) if attempt and attempt.verdict else None
-        if note is None or note in view.state.notes:
-            return None
-        return edited(view, self.name, notes=(*view.state.notes, note))
+def _noted_failure(view: EpisodeView) -> str | None:
+    attempt = _failed(view)
+    return failure_note(view.task, attempt.verdict) if attempt and attempt.verdict else None
 
 
 def _failed(view: EpisodeView) -> Attempt | None:
