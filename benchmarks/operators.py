@@ -11,8 +11,8 @@ program passes the visible tests, the share that passes all tests (strict) and t
 reference does on generated inputs (robust, `env.grader`), how many tasks it alone solves, and what it adds to the
 greedy program of the plain prompt. Then it replays searches of at most six programs, by operators in random order and
 by the best order, chosen greedily on one half of the tasks and scored on the other (means over five random halvings,
-both ways), under every selector; *perfect* would pick a robust program wherever one of the six passes the visible
-tests, which no selector can beat. Train tasks only: nothing here looks at an evaluated suite.
+both ways), and by hot samples of the plain prompt alone (best-of-k), under every selector; *perfect* would pick a
+robust program wherever one of the six passes the visible tests, which no selector can beat. Train tasks only: nothing here looks at an evaluated suite.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from promptrl_plugin.records import Execute, content_hash
 BUDGET = 6
 PERFECT = "perfect"  #: no selector: knows which programs are robust
 REWRITES = ("clarify", "simplify")  # two generations each
+BEST_OF_K = [("sample_hot",) * k for k in range(1, BUDGET + 1)]
+AFTER_FAILURE = "generate+failure_note"
 FOLLOWED = ("generate", "fixed_examples", "nearest_examples", "other_examples", "contract")
 SAMPLES = 2
 
@@ -145,7 +147,8 @@ def search(outcomes: dict[str, dict[str, Any]], order: Sequence[str], task: str,
 def orders(outcomes: dict[str, dict[str, Any]], selector: str) -> str:
     """A row of what random orders and greedily chosen ones reach under a selector."""
     rng, tasks = random.Random(0), sorted(outcomes["generate"])
-    names = sorted(n for n, found in outcomes.items() if found and "+" not in n)  # operators, not sequences
+    # Operators, not sequences, but for what answers the failure of a program and so needs one.
+    names = sorted(n for n, found in outcomes.items() if found and ("+" not in n or n == AFTER_FAILURE))
 
     def rate(order: Sequence[str], on: Sequence[str]) -> tuple[float, float]:
         ends = [search(outcomes, order, t, selector) for t in on]
@@ -164,10 +167,11 @@ def orders(outcomes: dict[str, dict[str, Any]], selector: str) -> str:
         halves = tasks[: len(tasks) // 2], tasks[len(tasks) // 2 :]
         held_out += [rate(best(halves[i]), halves[1 - i])[0] for i in (0, 1)]
     found = best(tasks)
+    best_of_k = rate(["+".join(s) for s in BEST_OF_K], tasks)[0]
     mean, spent = (sum(c[k] for c in chance) / len(chance) for k in (0, 1))
     return (
-        f"{selector:12s} {mean:6.1f} {spent:11.2f} {rate(found, tasks)[0]:10.1f} {sum(held_out) / len(held_out):10.1f}"
-        f"   {', '.join(found)}"
+        f"{selector:12s} {best_of_k:9.1f} {mean:6.1f} {spent:11.2f} {sum(held_out) / len(held_out):10.1f}"
+        f" {rate(found, tasks)[0]:10.1f}   {', '.join(found)}"
     )
 
 
@@ -190,10 +194,12 @@ def main() -> None:
     parts = build(config, Silent())
     try:
         generating = [a.name for a in parts.setup.table.actions if a.operator.generates]
-        sequences = [(n,) for n in generating if n not in ("reflect_repair",)]
+        sequences = [(n,) for n in generating if n not in ("reflect_repair", "failure_note")]
+        sequences.append(tuple(AFTER_FAILURE.split("+")))
         sequences += [(n, *["sample_hot"] * k) for n in FOLLOWED for k in range(1, SAMPLES + 1)]
         if only is not None:
             sequences = [tuple(names.split("+")) for names in only]
+        sequences = list(dict.fromkeys([*sequences, *BEST_OF_K]))
         outcomes = apply(parts, sequences)
         execute(parts, outcomes)
         grade(parts, outcomes)
@@ -227,7 +233,7 @@ def main() -> None:
         some = sum(any(o.get(t, {}).get(what) for o in outcomes.values()) for t in plain)
         print(f"{what}: by at least one of them on {some} of {len(plain)} tasks")
     print("\nrobust, by at most six programs")
-    print("selector     random generations best order on others   best order of these tasks")
+    print("selector     best-of-k random generations  best order: of others, of these tasks")
     for selector in ("first", "agreement", "agreement:3", PERFECT):
         print(orders(outcomes, selector))
     if args.out is not None:

@@ -61,6 +61,7 @@ class VectorPromptEnv:
         self._seed = seed
         self._decks: dict[int, list[int]] = {}
         self._dealt = [0] * num_envs
+        self._turns = [0] * num_envs  # of `demonstration`: how many of its sequence have had theirs
         self._episodes: list[RewardedEpisode] = []
 
     # --- gymnasium-like interface -----------------------------------------------------------------
@@ -120,12 +121,18 @@ class VectorPromptEnv:
     def demonstration(self, sequence: Sequence[str]) -> npt.NDArray[np.int64]:
         """The action of `sequence` whose turn it is in each sub-environment, int64 ``[num_envs]``.
 
-        It is the operator at the position of the step, or the next one of them that is allowed; −1 past the end.
+        It is the first operator that is allowed of those that have not had their turn in the episode; −1 past the end.
+        Each call is a turn, whatever action is then taken: call it once before every step.
         """
         ahead = [self._table_index(name) for name in sequence]
-        masks = self.action_masks()
-        turns = [ahead[len(e.episode.steps) :] for e in self._episodes]
-        return np.array([next((a for a in turn if mask[a]), -1) for turn, mask in zip(turns, masks, strict=True)])
+        shown = np.full(self.num_envs, -1)
+        for i, (e, mask) in enumerate(zip(self._episodes, self.action_masks(), strict=True)):
+            begin = self._turns[i] if e.episode.steps else 0
+            turn = next((k for k in range(begin, len(ahead)) if mask[ahead[k]]), len(ahead))
+            self._turns[i] = turn + 1
+            if turn < len(ahead):
+                shown[i] = ahead[turn]
+        return shown
 
     # --- exact resume -----------------------------------------------------------------------------
 

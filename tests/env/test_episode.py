@@ -298,8 +298,11 @@ def test_vector_env_demonstrates_a_sequence_operator_by_operator():
     env.step(np.array([generate, generate, action(setup, "sample_warm")]))
     begun = [len(e.episode.steps) == 1 for e in env._episodes]
     assert any(begun)
-    for shown, running, mask in zip(env.demonstration(sequence), begun, env.action_masks(), strict=True):
-        assert shown == (hot if running and not mask[generate] else generate)
+    assert env.demonstration(sequence).tolist() == [hot if running else generate for running in begun]
+    env.step(np.array([hot if running else generate for running in begun]))
+    past = [running and len(e.episode.steps) == 2 for running, e in zip(begun, env._episodes, strict=True)]
+    assert any(past)
+    assert [a == -1 for a in env.demonstration(sequence)] == past, "every operator has had its turn"
     assert env.demonstration([]).tolist() == [-1] * 3
     with pytest.raises(UnknownNameError, match="sample_hot"):
         env.demonstration(["sample_hott"])
