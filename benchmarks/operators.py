@@ -12,7 +12,8 @@ reference does on generated inputs (robust, `env.grader`), how many tasks it alo
 greedy program of the plain prompt. Then it replays searches of at most six programs, by operators in random order and
 by the best order, chosen greedily on one half of the tasks and scored on the other (means over five random halvings,
 both ways), and by hot samples of the plain prompt alone (best-of-k), under every selector; *perfect* would pick a
-robust program wherever one of the six passes the visible tests, which no selector can beat. Train tasks only: nothing here looks at an evaluated suite.
+robust program wherever one of the six passes the visible tests, which no selector can beat. Train tasks only: nothing
+here looks at an evaluated suite.
 """
 
 from __future__ import annotations
