@@ -126,6 +126,7 @@ class PPOConfig:
     ent_coef_start: float = 0.02
     ent_coef_end: float = 0.003
     vf_coef: float = 0.5
+    reference_kl_coef: float = 0.0  #: weight of the divergence from the policy that PPO began with (a warm start's)
     max_grad_norm: float = 0.5
     target_kl: float | None = 0.015
     normalize_advantage: bool = True

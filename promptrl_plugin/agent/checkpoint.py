@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CHECKPOINT_VERSION", "get_state", "read_checkpoint", "set_state"]
 
-CHECKPOINT_VERSION = 3
+CHECKPOINT_VERSION = 4
 
 
 def get_state(agent: PPO) -> dict[str, Any]:
@@ -36,6 +36,7 @@ def get_state(agent: PPO) -> dict[str, Any]:
         "num_timesteps": agent.num_timesteps,
         "num_rollouts": agent.num_rollouts,
         "policy": agent.policy.tensors(),
+        "reference": None if agent.reference is None else agent.reference.tensors(),
         "optimizer": {str(i): {k: v.numpy().copy() for k, v in slot.items()} for i, slot in adam.items()},
         "generator": agent.generator.get_state().numpy().copy(),
         "live": agent.live.get_state(),
@@ -51,6 +52,10 @@ def set_state(agent: PPO, state: Mapping[str, Any]) -> None:
     """
     _check_fits(agent, state)
     agent.policy.load_tensors(state["policy"])
+    if state["reference"] is not None:
+        agent.anchor()
+        assert agent.reference is not None
+        agent.reference.load_tensors(state["reference"])
     slots = {
         int(i): {k: torch.from_numpy(np.array(v)) for k, v in slot.items()} for i, slot in state["optimizer"].items()
     }

@@ -18,7 +18,7 @@ from promptrl_plugin.agent.normalize import RunningNormalizer
 from promptrl_plugin.agent.tensorfile import load_tree, save_tree
 from promptrl_plugin.config import PPOConfig
 
-__all__ = ["ActorCritic", "gumbel", "masked_entropy", "masked_log_probs", "one_thread", "sample"]
+__all__ = ["ActorCritic", "gumbel", "masked_divergence", "masked_entropy", "masked_log_probs", "one_thread", "sample"]
 
 
 @contextlib.contextmanager
@@ -61,6 +61,11 @@ def masked_log_probs(logits: Tensor, masks: Tensor) -> Tensor:
 def masked_entropy(log_probs: Tensor, masks: Tensor) -> Tensor:
     """Entropy in nats of each row, ``[n]``; masked actions add nothing."""
     return -torch.where(masks, log_probs.exp() * log_probs, 0.0).sum(dim=-1)
+
+
+def masked_divergence(log_probs: Tensor, reference: Tensor, masks: Tensor) -> Tensor:
+    """Kullback–Leibler divergence KL(π ‖ π_ref) in nats of each row, ``[n]``, from both's masked log-probabilities."""
+    return torch.where(masks, log_probs.exp() * (log_probs - reference), 0.0).sum(dim=-1)
 
 
 def sample(log_probs: Tensor, generator: torch.Generator) -> Tensor:

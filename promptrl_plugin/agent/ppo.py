@@ -8,6 +8,7 @@ checkpoint ends with the very parameters of an uninterrupted one.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from promptrl_plugin.agent.checkpoint import CHECKPOINT_VERSION, get_state, read_checkpoint, set_state
 from promptrl_plugin.agent.masked_env import Bools, Floats, MaskedVectorEnv, Rehearsing, Source, dimensions
-from promptrl_plugin.agent.network import ActorCritic, gumbel, masked_entropy, one_thread
+from promptrl_plugin.agent.network import ActorCritic, gumbel, masked_divergence, masked_entropy, one_thread
 from promptrl_plugin.agent.tensorfile import save_tree
 from promptrl_plugin.config import PPOConfig
 
@@ -122,6 +123,7 @@ class Losses(NamedTuple):
     entropy: Tensor
     approx_kl: Tensor
     clip_fraction: Tensor
+    reference_kl: Tensor
 
 
 def ppo_losses(
@@ -153,7 +155,7 @@ def ppo_losses(
     with torch.no_grad():
         approx_kl = (ratio - 1.0 - log_ratio).mean()
         clip_fraction = ((ratio - 1.0).abs() > clip_range).float().mean()
-    return Losses(total, policy, value, entropy.mean(), approx_kl, clip_fraction)
+    return Losses(total, policy, value, entropy.mean(), approx_kl, clip_fraction, torch.zeros(()))
 
 
 class PPO:
@@ -170,6 +172,7 @@ class PPO:
     Attributes:
         policy / optimizer / generator: What learns, how, and where its random numbers come from.
         num_timesteps / num_rollouts: How far training has come, without replays.
+        reference: The policy that `PPOConfig.reference_kl_coef` keeps training near; None until `anchor`.
         live / memory: Where it stands in `env` and, where there are replays, in `replay_env`.
 
     Raises:
@@ -196,6 +199,7 @@ class PPO:
         if config.replays and replay_env is None:
             raise ValueError(f"config.replays is {config.replays}, but there is no replay_env")
         self.optimizer = torch.optim.Adam(self.policy.parameters(), config.learning_rate, eps=ADAM_EPSILON)
+        self.reference: ActorCritic | None = None
         self.num_timesteps = 0
         self.num_rollouts = 0
         self.live = Source(env)
@@ -225,6 +229,11 @@ class PPO:
             if self.on_rollout is not None and self.on_rollout(metrics) is False:
                 break
         return self
+
+    def anchor(self) -> None:
+        """Take the policy as it is for the reference, where `PPOConfig.reference_kl_coef` wants one."""
+        if self.config.reference_kl_coef:
+            self.reference = copy.deepcopy(self.policy)
 
     def predict(self, observations: Floats, masks: Bools, deterministic: bool = True) -> npt.NDArray[np.int64]:
         """Actions ``[n]`` for raw observations; normaliser and, if deterministic, generator are untouched."""
@@ -357,7 +366,7 @@ class PPO:
             batch = batch._replace(advantages=(a - a.mean()) / (a.std() + 1e-8))
         log_probs, values = self.policy(batch.features, batch.masks)
         taken = log_probs.gather(1, batch.actions.unsqueeze(1)).squeeze(1)
-        return ppo_losses(
+        losses = ppo_losses(
             taken,
             values,
             masked_entropy(log_probs, batch.masks),
@@ -366,6 +375,13 @@ class PPO:
             vf_coef=config.vf_coef,
             ent_coef=ent_coef,
         )
+        if self.reference is None:
+            return losses
+        # As in Ziegler et al. 2019, "Fine-tuning language models from human preferences" (arXiv 1909.08593), but exact.
+        with torch.no_grad():
+            reference, _ = self.reference(batch.features, batch.masks)
+        apart = masked_divergence(log_probs, reference, batch.masks).mean()
+        return losses._replace(total=losses.total + config.reference_kl_coef * apart, reference_kl=apart)
 
     @one_thread()
     def update(self, loss: Tensor) -> None:

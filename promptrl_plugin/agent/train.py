@@ -109,6 +109,7 @@ def train_ppo(parts: TrainingParts, run: RunFolder, listener: TrainListener, *, 
             listener.metrics(row)
             survey(parts, listener)
             row |= _warm_start(agent, env, parts, listener)
+            agent.anchor()
             listener.stage("the untrained policy on the validation tasks")
             untrained = validate()
             listener.metrics({"steps": 0.0} | untrained)

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ import torch
 from masked_envs import MaskedIdentityEnv
 from stable_baselines3.common.buffers import RolloutBuffer
 
-from promptrl_plugin.agent.network import ActorCritic, masked_entropy
+from promptrl_plugin.agent.network import ActorCritic, masked_divergence, masked_entropy, masked_log_probs
 from promptrl_plugin.agent.ppo import PPO, Batch, Losses, Rollout, compute_gae, ppo_losses
 from promptrl_plugin.config import PPOConfig
 from promptrl_plugin.errors import ConfigError
@@ -171,6 +172,34 @@ def test_gradient_of_the_whole_loss_agrees_with_finite_differences() -> None:
             assert gradient[i].item() == pytest.approx((up - down) / (2 * h), abs=1e-7), (name, i)
 
 
+def test_divergence_from_the_reference_is_of_the_allowed_actions_alone() -> None:
+    masks = torch.tensor([[True, True, False], [True, False, False]])
+    mine = masked_log_probs(torch.log(torch.tensor([[0.75, 0.25, 9.0], [1.0, 5.0, 5.0]])), masks)
+    reference = masked_log_probs(torch.log(torch.tensor([[0.5, 0.5, 1.0], [3.0, 1.0, 1.0]])), masks)
+    expected = 0.75 * np.log(1.5) + 0.25 * np.log(0.5)
+    assert masked_divergence(mine, reference, masks).tolist() == pytest.approx([expected, 0.0])
+
+
+def test_a_reference_holds_the_policy_back() -> None:
+    moved = {}
+    for coef in (0.0, 100.0):
+        agent = PPO(MaskedIdentityEnv(8), dataclasses.replace(SMALL, reference_kl_coef=coef), 7)
+        agent.anchor()
+        begun = copy.deepcopy(agent.policy)
+        rows: list[dict[str, float]] = []
+        agent.on_rollout = rows.append  # type: ignore[assignment]
+        agent.learn()
+        assert (agent.reference is not None) == (coef > 0)
+        observations = torch.as_tensor(agent.live.observations)
+        masks = torch.as_tensor(agent.env.action_masks())
+        features = agent.policy.normalizer(observations)
+        with torch.no_grad():
+            apart = masked_divergence(agent.policy(features, masks)[0], begun(features, masks)[0], masks)
+        moved[coef] = float(apart.mean())
+        assert (rows[-1]["train/reference_kl"] > 0) == (coef > 0)
+    assert moved[100.0] < 0.1 * moved[0.0]
+
+
 def test_minibatches_visit_every_transition_once() -> None:
     rollout = Rollout(5, 4, obs_dim=1, n_actions=2)
     rollout.returns = torch.arange(20.0).reshape(5, 4)
@@ -331,14 +360,22 @@ def assert_same(a: object, b: object) -> None:
         assert a == b
 
 
-def test_a_resumed_run_ends_with_the_parameters_of_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole = PPO(MaskedIdentityEnv(8), SMALL, 11).learn()
+@pytest.mark.parametrize("reference_kl_coef", [0.0, 0.5])
+def test_a_resumed_run_ends_with_the_parameters_of_an_uninterrupted_one(
+    reference_kl_coef: float, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(SMALL, reference_kl_coef=reference_kl_coef)
+    whole, first = (PPO(MaskedIdentityEnv(8), config, 11) for _ in range(2))
+    whole.anchor()
+    whole.learn()
 
-    first = PPO(MaskedIdentityEnv(8), SMALL, 11, on_rollout=lambda metrics: metrics["rollouts"] < 3).learn()
+    first.on_rollout = lambda metrics: metrics["rollouts"] < 3
+    first.anchor()
+    first.learn()
     assert first.num_timesteps == 3 * 64
     first.save_checkpoint(tmp_path / "checkpoint.safetensors")
 
-    second = PPO(MaskedIdentityEnv(8), SMALL, seed=999)
+    second = PPO(MaskedIdentityEnv(8), config, seed=999)
     second.load_checkpoint(tmp_path / "checkpoint.safetensors")
     assert second.num_timesteps == 3 * 64
     second.learn()
