@@ -17,9 +17,9 @@ from promptrl_plugin.storage.runs import RunFolder
 #: In the order in which they come up; a run that was killed at one is resumed until the next.
 MOMENTS: list[tuple[Any, ...]] = [
     ("replace", "config.json"),
-    ("write", "metrics.jsonl"),  # the row of random choice, in the middle of the line
-    ("replace", "best.safetensors", 1, True),  # the parameters are there, the selection is not
+    ("replace", "best.safetensors", 1, True),  # the untrained policy's parameters are there, the selection is not
     ("replace", "selection.json", 1, True),  # the selection is there, metrics and checkpoint are not
+    ("write", "metrics.jsonl"),  # the row of random choice, in the middle of the line
     ("write", "metrics.jsonl"),
     ("write", "metrics.jsonl"),  # the row of the first rollout
     ("replace", "checkpoint.safetensors", 2),
