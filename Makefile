@@ -7,17 +7,13 @@ VENV := .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test coverage lint setup clean
+.PHONY: quickstart test lint setup clean
 
 quickstart: setup
 	$(BIN)/promptrl quickstart
 
 test: lint
-	$(BIN)/python -m pytest
-
-# The same with a table of the lines that no test reaches.
-coverage: setup
-	$(BIN)/python -m pytest --cov=promptrl_plugin --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest --cov=promptrl_plugin --cov-report=term:skip-covered
 
 lint: setup
 	$(BIN)/ruff check .

@@ -4,16 +4,17 @@
     python benchmarks/operators.py --model qwen2.5-coder-0.5b-instruct [--limit 120] [--out FILE]
     python benchmarks/operators.py --operators generate,fixed_examples,nearest_examples --examples mbpp-train
     python benchmarks/operators.py --operators generate,fixed_examples+complete   # one after the other, the last counts
+    python benchmarks/operators.py --replay FILE --order generate,deletion_light,complete   # without a model
 
 Every operator of the default action table that can be applied to an untouched prompt is applied once, and every
 way of showing examples is followed by two samples under it. For each the table tells the share of tasks whose
 program passes the visible tests, the share that passes all tests (strict) and the share that also returns what the
-reference does on generated inputs (robust, `env.grader`), how many tasks it alone solves, and what it adds to the
-greedy program of the plain prompt. Then it replays searches of at most six programs, by operators in random order and
-by the best order, chosen greedily on one half of the tasks and scored on the other (means over five random halvings,
-both ways), and by hot samples of the plain prompt alone (best-of-k), under every selector; *perfect* would pick a
-robust program wherever one of the six passes the visible tests, which no selector can beat. Train tasks only: nothing
-here looks at an evaluated suite.
+reference does on generated inputs (robust, `env.grader`), how many tasks it alone solves, what it adds to the
+greedy program of the plain prompt, and what one hot sample makes of the tasks that it applies to. Then it replays
+searches of at most six programs, by operators in random order and by the best order, chosen greedily on one half of the
+tasks and scored on the other (means over five random halvings, both ways), and by hot samples of the plain prompt alone
+(best-of-k), under every selector; *perfect* would pick a robust program wherever one of the six passes the visible
+tests, which no selector can beat. Train tasks only: nothing here looks at an evaluated suite.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def search(outcomes: dict[str, dict[str, Any]], order: Sequence[str], task: str,
     agreeing = 0 if selector == PERFECT else Selector.parse(selector).agreeing
     for name in order:
         cost = 2 if name in REWRITES else 1
-        if task not in outcomes[name] or spent + cost > BUDGET:
+        if task not in outcomes.get(name, {}) or spent + cost > BUDGET:
             continue
         spent += cost
         found = outcomes[name][task]
@@ -176,18 +177,8 @@ def orders(outcomes: dict[str, dict[str, Any]], selector: str) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="qwen2.5-coder-0.5b-instruct")
-    parser.add_argument("--suite", default="mbpp-train")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--limit", type=int, default=0)
-    parser.add_argument("--examples", default=TrainConfig().example_suite, help="suite that solved examples are from")
-    parser.add_argument(
-        "--operators", default="", help="only these, by comma (generate among them), or sequences a+b; default: all"
-    )
-    parser.add_argument("--out", type=Path, default=None)
-    args = parser.parse_args()
+def measure(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Apply the operators to the train tasks and judge what comes of it."""
     only = args.operators.split(",") if args.operators else None
     config = TrainConfig(
         suite=args.suite, backbone=args.model, dtype=args.dtype, limit=args.limit, example_suite=args.examples
@@ -206,7 +197,12 @@ def main() -> None:
         grade(parts, outcomes)
     finally:
         parts.close()
-    plain = outcomes["generate"]
+    return outcomes
+
+
+def table(outcomes: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a sequence: what it makes of the tasks, and what one hot sample of the plain prompt makes of the same."""
+    plain, hot = outcomes["generate"], outcomes["sample_hot"]
     rows = []
     for name, found in outcomes.items():
         if not found:
@@ -221,14 +217,27 @@ def main() -> None:
             "robust": sum(o["robust"] for o in found.values()) / len(found),
             "adds": sum(not plain[t]["strict"] for t in solved if t in plain),
             "alone": sum(not any(o.get(t, {}).get("strict") for o in others) for t in solved),
+            "hot_visible": sum(hot[t]["visible"] for t in found) / len(found),
+            "hot_strict": sum(hot[t]["strict"] for t in found) / len(found),
         }
         rows.append(row)
-    rows.sort(key=lambda r: -r["strict"])
-    print(f"{'operator':40s} tasks visible strict robust  adds alone")
+    return sorted(rows, key=lambda r: -r["strict"])
+
+
+def label(name: str) -> str:
+    """A sequence by its name, ``a+a+a`` as ``a x3``."""
+    parts = name.split("+")
+    return f"{parts[0]} x{len(parts)}" if len(parts) > 1 and len(set(parts)) == 1 else name
+
+
+def tell(outcomes: dict[str, dict[str, Any]], rows: Sequence[dict[str, Any]], order: Sequence[str]) -> None:
+    plain = outcomes["generate"]
+    print(f"{'operator':40s} tasks visible strict robust  adds alone   hot sample there: visible strict")
     for r in rows:
         print(
-            f"{r['operator']:40s} {r['tasks']:5d} {100 * r['visible']:7.1f} {100 * r['strict']:6.1f}"
-            f" {100 * r['robust']:6.1f} {r['adds']:5d} {r['alone']:5d}"
+            f"{label(r['operator']):40s} {r['tasks']:5d} {100 * r['visible']:7.1f} {100 * r['strict']:6.1f}"
+            f" {100 * r['robust']:6.1f} {r['adds']:5d} {r['alone']:5d} {100 * r['hot_visible']:26.1f}"
+            f" {100 * r['hot_strict']:6.1f}"
         )
     for what in ("visible", "strict", "robust"):
         some = sum(any(o.get(t, {}).get(what) for o in outcomes.values()) for t in plain)
@@ -237,6 +246,35 @@ def main() -> None:
     print("selector     best-of-k random generations  best order: of others, of these tasks")
     for selector in ("first", "agreement", "agreement:3", PERFECT):
         print(orders(outcomes, selector))
+    if order:
+        print(f"\nin the order {', '.join(order)}")
+        for selector in ("first", "agreement", "agreement:3", PERFECT):
+            ends = [search(outcomes, order, task, selector) for task in plain]
+            right, spent = (sum(e[k] for e in ends) / len(ends) for k in (0, 1))
+            print(f"{selector:12s} {100 * right:6.1f} {spent:11.2f} generations")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="qwen2.5-coder-0.5b-instruct")
+    parser.add_argument("--suite", default="mbpp-train")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--limit", type=int, default=0)
+    parser.add_argument("--examples", default=TrainConfig().example_suite, help="suite that solved examples are from")
+    parser.add_argument(
+        "--operators", default="", help="only these, by comma (generate among them), or sequences a+b; default: all"
+    )
+    parser.add_argument(
+        "--order", default="", help="replay searches in this order, too: what the table names, by comma"
+    )
+    parser.add_argument("--out", type=Path, default=None, help="keep every outcome in this file")
+    parser.add_argument(
+        "--replay", type=Path, default=None, help="a file of --out: tell what it holds, without a model"
+    )
+    args = parser.parse_args()
+    outcomes = json.loads(args.replay.read_text())["outcomes"] if args.replay else measure(args)
+    rows = table(outcomes)
+    tell(outcomes, rows, args.order.split(",") if args.order else [])
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps({"model": args.model, "rows": rows, "outcomes": outcomes}) + "\n")

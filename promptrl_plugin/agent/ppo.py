@@ -1,4 +1,4 @@
-"""Proximal policy optimisation with masked actions, in one file: collect → train → log.
+"""Proximal policy optimisation with masked actions: collect → train → log.
 
 Schulman et al. 2017, "Proximal policy optimization algorithms" (arXiv 1707.06347), with generalised
 advantage estimation (arXiv 1506.02438) and invalid action masking (arXiv 2006.14171). Every random
@@ -10,152 +10,30 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from promptrl_plugin.agent.buffer import Batch, Rollout
 from promptrl_plugin.agent.checkpoint import CHECKPOINT_VERSION, get_state, read_checkpoint, set_state
+from promptrl_plugin.agent.losses import Losses, ppo_losses
 from promptrl_plugin.agent.masked_env import Bools, Floats, MaskedVectorEnv, Rehearsing, Source, dimensions
 from promptrl_plugin.agent.network import ActorCritic, gumbel, masked_divergence, masked_entropy, one_thread
 from promptrl_plugin.agent.tensorfile import save_tree
 from promptrl_plugin.config import PPOConfig
 
-__all__ = ["CHECKPOINT_VERSION", "PPO", "Losses", "MaskedVectorEnv", "Rollout", "compute_gae", "ppo_losses"]
+__all__ = ["CHECKPOINT_VERSION", "PPO", "MaskedVectorEnv"]
 
 KL_TOLERANCE = 1.5  #: an update stops at that multiple of `target_kl` (as Stable-Baselines3)
 ADAM_EPSILON = 1e-5  #: as in the original implementation (OpenAI Baselines, ppo2)
 
 OnRollout = Callable[[dict[str, float]], bool | None]
 """Gets the metrics of each rollout and its update; returning False ends the training there."""
-
-
-def compute_gae(
-    rewards: Tensor,
-    values: Tensor,
-    next_values: Tensor,
-    terminated: Tensor,
-    truncated: Tensor,
-    gamma: float,
-    gae_lambda: float,
-) -> Tensor:
-    """Generalised advantage estimates (Schulman et al. 2016, arXiv 1506.02438, eq. 16).
-
-    ``δ_t = r_t + γ·V(s_{t+1})·[not terminated] − V(s_t)`` and
-    ``A_t = δ_t + γλ·A_{t+1}·[neither terminated nor truncated]``: a truncated episode is cut, too, but
-    keeps the value of the state that it would have gone on from.
-
-    Args:
-        rewards, values: float ``[T, n]``.
-        next_values: ``V(s_{t+1})``, float ``[T, n]``; of the old episode's last observation where it was
-            truncated; ignored where it terminated.
-        terminated, truncated: bool ``[T, n]``.
-
-    Returns:
-        Advantages, float ``[T, n]``; returns are advantages + values.
-    """
-    advantages = torch.zeros_like(rewards)
-    following = torch.zeros_like(rewards[0])
-    for t in reversed(range(rewards.shape[0])):
-        delta = rewards[t] + gamma * next_values[t] * ~terminated[t] - values[t]
-        following = delta + gamma * gae_lambda * following * ~(terminated[t] | truncated[t])
-        advantages[t] = following
-    return advantages
-
-
-class Batch(NamedTuple):
-    """Transitions of a rollout, flattened to ``[batch, …]``."""
-
-    features: Tensor
-    masks: Tensor
-    actions: Tensor
-    log_probs: Tensor
-    values: Tensor
-    advantages: Tensor
-    returns: Tensor
-
-
-class Rollout:
-    """Buffer of ``T`` steps of ``n`` environments; observations are stored normalised, as acted upon."""
-
-    def __init__(self, n_steps: int, n_envs: int, obs_dim: int, n_actions: int) -> None:
-        shape = (n_steps, n_envs)
-        self.features = torch.zeros(*shape, obs_dim)
-        self.masks = torch.zeros(*shape, n_actions, dtype=torch.bool)
-        self.actions = torch.zeros(shape, dtype=torch.int64)
-        self.log_probs, self.values, self.rewards = (torch.zeros(shape) for _ in range(3))
-        self.next_values, self.advantages, self.returns = (torch.zeros(shape) for _ in range(3))
-        self.terminated, self.truncated = (torch.zeros(shape, dtype=torch.bool) for _ in range(2))
-
-    def finish(self, last_values: Tensor, gamma: float, gae_lambda: float) -> None:
-        """Fill in advantages and returns.
-
-        Args:
-            last_values: Value of the observation after the last step, ``[n]``. `next_values` must
-                already hold the values of final observations where `truncated`.
-        """
-        following = torch.cat([self.values[1:], last_values.unsqueeze(0)])
-        self.next_values = torch.where(self.truncated, self.next_values, following)
-        self.advantages = compute_gae(
-            self.rewards, self.values, self.next_values, self.terminated, self.truncated, gamma, gae_lambda
-        )
-        self.returns = self.advantages + self.values
-
-    def minibatches(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """All transitions once, in random order; the last batch may be smaller."""
-        flat = [getattr(self, name).flatten(0, 1) for name in Batch._fields]
-        order = torch.randperm(flat[0].shape[0], generator=generator)
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            yield Batch(*(tensor[rows] for tensor in flat))
-
-
-class Losses(NamedTuple):
-    """Loss terms (means over the batch) and what is watched besides, all scalars."""
-
-    total: Tensor
-    policy: Tensor
-    value: Tensor
-    entropy: Tensor
-    approx_kl: Tensor
-    clip_fraction: Tensor
-    reference_kl: Tensor
-
-
-def ppo_losses(
-    log_probs: Tensor,
-    values: Tensor,
-    entropy: Tensor,
-    batch: Batch,
-    *,
-    clip_range: float,
-    vf_coef: float,
-    ent_coef: float,
-) -> Losses:
-    """Clipped surrogate objective (arXiv 1707.06347, eq. 7 and 9), as a loss to be minimised.
-
-    ``L = −E[min(ρA, clip(ρ, 1−ε, 1+ε)·A)] + c_v·E[(V − R)²] − c_e·E[H]`` with
-    ``ρ = π(a|s)/π_old(a|s)``. The KL estimate is ``E[(ρ − 1) − ln ρ]``: unbiased, never negative, of low
-    variance (J. Schulman 2020, "Approximating KL divergence", k3).
-
-    Args:
-        log_probs, values, entropy: Of the current policy, ``[batch]``.
-        batch: What was collected; its advantages are used as they are.
-    """
-    log_ratio = log_probs - batch.log_probs
-    ratio = log_ratio.exp()
-    clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
-    policy = -torch.min(ratio * batch.advantages, clipped * batch.advantages).mean()
-    value = (values - batch.returns).pow(2).mean()
-    total = policy + vf_coef * value - ent_coef * entropy.mean()
-    with torch.no_grad():
-        approx_kl = (ratio - 1.0 - log_ratio).mean()
-        clip_fraction = ((ratio - 1.0).abs() > clip_range).float().mean()
-    return Losses(total, policy, value, entropy.mean(), approx_kl, clip_fraction, torch.zeros(()))
 
 
 class PPO:

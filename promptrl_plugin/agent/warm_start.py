@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from promptrl_plugin.agent.buffer import compute_gae
 from promptrl_plugin.agent.network import sample
-from promptrl_plugin.agent.ppo import PPO, compute_gae
+from promptrl_plugin.agent.ppo import PPO
 from promptrl_plugin.config import WarmStartConfig
 
 __all__ = ["Demonstration", "clone"]

@@ -16,7 +16,7 @@ __all__ = ["failure_note"]
 
 _RETURNED = re.compile(r" returned (?P<got>.*?)(?:, expected (?P<wanted>.*))?$", re.DOTALL)
 _UNDEFINED = re.compile(r"'?(\w+)'? is not defined")
-_ARITY = re.compile(r"(?:takes .* positional arguments? but|missing) \d+ ")
+_ARITY = re.compile(r"(\w+)\(\) (?:takes .* positional arguments? but|missing) \d+ ")
 _BRACKETS = {"[": "a list", "(": "a tuple"}
 
 
@@ -31,11 +31,7 @@ def failure_note(task: Task, verdict: GroupVerdict) -> str | None:
         return _type_note(task, verdict.detail)
     if verdict.failure is FailureKind.NAME:
         return _name_note(task, verdict.detail)
-    if verdict.failure is FailureKind.EXCEPTION and _ARITY.search(verdict.detail):
-        counts = {len(call.arguments) for call in visible_calls(task)}
-        count = counts.pop() if len(counts) == 1 else 0
-        return f"The function must take {count} argument{'' if count == 1 else 's'}." if count else None
-    return None
+    return _arity_note(task, verdict.detail) if verdict.failure is FailureKind.EXCEPTION else None
 
 
 def _name_note(task: Task, detail: str) -> str | None:
@@ -44,6 +40,15 @@ def _name_note(task: Task, detail: str) -> str | None:
     if name in sys.stdlib_module_names:
         return f"Import the module `{name}`."
     return f"The function must be named `{name}`." if name and name == task.entry_point else None
+
+
+def _arity_note(task: Task, detail: str) -> str | None:
+    found = _ARITY.search(detail)
+    counts = {len(call.arguments) for call in visible_calls(task)}
+    if found is None or found[1] != task.entry_point or len(counts) != 1:  # some other function was called wrongly
+        return None
+    count = counts.pop()
+    return f"The function must take {count} argument{'' if count == 1 else 's'}."
 
 
 def _type_note(task: Task, detail: str) -> str | None:

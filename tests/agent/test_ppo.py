@@ -9,8 +9,10 @@ import torch
 from masked_envs import MaskedIdentityEnv
 from stable_baselines3.common.buffers import RolloutBuffer
 
+from promptrl_plugin.agent.buffer import Batch, Rollout, compute_gae
+from promptrl_plugin.agent.losses import Losses, ppo_losses
 from promptrl_plugin.agent.network import ActorCritic, masked_divergence, masked_entropy, masked_log_probs
-from promptrl_plugin.agent.ppo import PPO, Batch, Losses, Rollout, compute_gae, ppo_losses
+from promptrl_plugin.agent.ppo import PPO
 from promptrl_plugin.config import PPOConfig
 from promptrl_plugin.errors import ConfigError
 

@@ -291,6 +291,7 @@ def test_repair_only_after_a_visible_failure() -> None:
          "The function must take 2 arguments."),
         (FailureKind.EXCEPTION, "raised TypeError: common() missing 1 required positional argument: 'c'",
          "The function must take 2 arguments."),
+        (FailureKind.EXCEPTION, "raised TypeError: helper() takes 1 positional argument but 2 were given", None),
         (FailureKind.EXCEPTION, "raised IndexError: list index out of range", None),
         (FailureKind.TIMEOUT, "common((3, 4), (4, 5)) did not end", None),
     ],
