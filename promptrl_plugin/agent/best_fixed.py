@@ -1,10 +1,11 @@
 """The best fixed sequence of operators on the train tasks, found greedily, position by position.
 
 At each position every operator that generates is tried after the sequence so far, on train tasks that the
-sequence leaves unfinished; the one after which most submissions are right joins it. (*Stop* is what the end of
-the sequence does, *revert* and *reset* make no program.) The train generations left are shared equally between
+sequence leaves unfinished: on the prompt as the sequence left it and, where that was edited and the table has
+*reset*, from the task's own. The one after which most submissions are right joins it. (*Stop* is what the end of
+the sequence does; *revert* depends on what was seen.) The train generations left are shared equally between
 the positions left, and within a position by sequential halving (Karnin, Koren and Somekh 2013, "Almost optimal
-exploration in multi-armed bandits"): all operators are tried on a few tasks, the better half on more, and so on,
+exploration in multi-armed bandits"): all are tried on a few tasks, the better half on more, and so on,
 always on the same tasks and with what was seen before kept, until one is left.
 """
 
@@ -24,7 +25,10 @@ from promptrl_plugin.env.selection import passed
 from promptrl_plugin.prompts.action_space import Action, ActionTable
 from promptrl_plugin.storage.runs import RunFolder, write_json
 
-__all__ = ["TRIALS", "Search", "follow", "train_best_fixed"]
+__all__ = ["TRIALS", "Arm", "Search", "follow", "train_best_fixed"]
+
+Arm = tuple[Action, ...]
+"""What may come next in a sequence: an operator that generates, or *reset* and then one."""
 
 TRIALS = "trials.json"  #: of a run folder: how every operator did at every position, see `Search.trials`
 
@@ -56,9 +60,9 @@ class Search:
         order: Positions of the train tasks, in the order in which they are used.
         sequence: The operators found so far.
         steps: Operators applied so far, in all episodes.
-        trials: Of each position, by operator, the one that joined and then the longest tried first: on how many
-            unfinished tasks it was tried, on how many of them there was a program after it that passes what it
-            may see, and on how many what would be submitted was right.
+        trials: Of each position, by arm (``"reset+generate"``), the one that joined and then the longest tried
+            first: on how many unfinished tasks it was tried, on how many of them there was a program after it that
+            passes what it may see, and on how many what would be submitted was right.
     """
 
     rollout: Rollout
@@ -68,51 +72,58 @@ class Search:
     trials: list[dict[str, dict[str, int]]] = field(default_factory=list)
     _episodes: list[RewardedEpisode] = field(default_factory=list)  # on the first tasks, after the sequence
 
-    def candidates(self) -> list[Action]:
-        """Operators that may come next: they generate, and the budget of an episode has room for them."""
+    def candidates(self) -> list[Arm]:
+        """What may come next: it generates, and the budget of an episode has room for it."""
         context = self.rollout.context
         left = context.env.budget - sum(a.operator.generations for a in self.sequence)
-        return [a for a in context.table.actions if a.operator.generates and a.operator.generations <= left]
+        actions = [a for a in context.table.actions if a.operator.generates and a.operator.generations <= left]
+        return [(a,) for a in actions] + [(reset, a) for reset in self._resets() for a in actions]
 
-    def extend(self, generations: int, spent: Callable[[], bool]) -> Action | None:
-        """Find the next operator with about so many train generations; None where no task needs one.
+    def extend(self, generations: int, spent: Callable[[], bool]) -> Arm | None:
+        """Find what comes next with about so many train generations; None where no task needs anything.
 
         Args:
             generations: To be shared by all trials.
             spent: Called after each round; True ends the trials.
         """
         arms = self.candidates()
-        trials: dict[int, list[RewardedEpisode]] = {a.index: [] for a in arms}
+        trials: dict[Arm, list[RewardedEpisode]] = {arm: [] for arm in arms}
         rounds, n = max(1, math.ceil(math.log2(len(arms)))), 0
         while True:
-            n += max(1, generations // rounds // sum(a.operator.generations for a in arms))
+            n += max(1, generations // rounds // sum(map(_generations, arms)))
             unfinished = self._unfinished(n)
             if not unfinished:
                 return None
             self._try(arms, trials, unfinished)
-            arms = sorted(arms, key=lambda a: _score(trials[a.index]), reverse=True)[: math.ceil(len(arms) / 2)]
+            arms = sorted(arms, key=lambda arm: _score(trials[arm]), reverse=True)[: math.ceil(len(arms) / 2)]
             if spent() or len(arms) == 1:
                 break
-        names = self.rollout.context.table.names
-        tried = sorted(trials, key=lambda i: (i == arms[0].index, len(trials[i]), _score(trials[i])), reverse=True)
-        self.trials.append({names[i]: _figures(trials[i]) for i in tried})
-        self._join(arms[0], trials[arms[0].index])
+        tried = sorted(trials, key=lambda arm: (arm == arms[0], len(trials[arm]), _score(trials[arm])), reverse=True)
+        self.trials.append({"+".join(a.name for a in arm): _figures(trials[arm]) for arm in tried})
+        self._join(arms[0], trials[arms[0]])
         return arms[0]
 
     def solved(self) -> float:
         """Share of the tasks used so far whose submission is right after the sequence."""
         return sum(map(_right, self._episodes)) / len(self._episodes)
 
+    def _resets(self) -> list[Action]:
+        """*Reset*, where the table has it and an unfinished episode stands at an edited prompt."""
+        return [
+            a
+            for a in self.rollout.context.table.actions
+            if a.name == "reset" and any(e.episode.mask()[a.index] for e in self._episodes if not e.episode.done)
+        ]
+
     def _try(
-        self, arms: Sequence[Action], trials: dict[int, list[RewardedEpisode]], unfinished: Sequence[RewardedEpisode]
+        self, arms: Sequence[Arm], trials: dict[Arm, list[RewardedEpisode]], unfinished: Sequence[RewardedEpisode]
     ) -> None:
-        """Bring the trials of each arm to all of `unfinished`, in one batch."""
-        moves: list[tuple[RewardedEpisode, int]] = []
+        """Bring the trials of each arm to all of `unfinished`, in one batch for each of its actions."""
+        fresh = {arm: [_fork(e) for e in unfinished[len(trials[arm]) :]] for arm in arms}
         for arm in arms:
-            fresh = [_fork(e) for e in unfinished[len(trials[arm.index]) :]]
-            trials[arm.index] += fresh
-            moves += [(e, arm.index) for e in fresh]
-        self._step(moves)
+            trials[arm] += fresh[arm]
+        for step in range(max(map(len, arms))):
+            self._step([(e, arm[step].index) for arm in arms if step < len(arm) for e in fresh[arm]])
 
     def _unfinished(self, n: int) -> list[RewardedEpisode]:
         """The first `n` episodes that the sequence leaves unfinished; fewer where the tasks run out."""
@@ -126,12 +137,13 @@ class Search:
             self._episodes += more
         return found[:n]
 
-    def _join(self, action: Action, tried: Sequence[RewardedEpisode]) -> None:
-        """Make `action` the end of the sequence; the episodes that tried it go on from there."""
+    def _join(self, arm: Arm, tried: Sequence[RewardedEpisode]) -> None:
+        """Make `arm` the end of the sequence; the episodes that tried it go on from there."""
         after = {e.index: e for e in tried}
-        self._step([(e, action.index) for e in self._episodes if e.index not in after])
+        for action in arm:
+            self._step([(e, action.index) for e in self._episodes if e.index not in after])
         self._episodes = [after.get(e.index, e) for e in self._episodes]
-        self.sequence.append(action)
+        self.sequence += arm
 
     def _step(self, moves: Sequence[tuple[RewardedEpisode, int]]) -> None:
         """Apply each operator where it can be applied."""
@@ -164,6 +176,10 @@ def train_best_fixed(parts: TrainingParts, run: RunFolder, listener: TrainListen
         log.write(row)
         listener.metrics(row)
     return finish(parts, run, {"sequence": names}, {}, figures["solved"], "sequence: " + ", ".join(names))
+
+
+def _generations(arm: Arm) -> int:
+    return sum(a.operator.generations for a in arm)
 
 
 def _score(trials: Sequence[RewardedEpisode]) -> tuple[int, float]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from doubles import answers_with_examples, make_rollout, name_of
 
-from promptrl_plugin.agent.best_fixed import Search, follow
+from promptrl_plugin.agent.best_fixed import Arm, Search, follow
 from promptrl_plugin.env.rollout import Rollout
 from promptrl_plugin.prompts.action_space import ActionTable
 from promptrl_plugin.records import GenerationRequest
@@ -24,6 +24,18 @@ def plan_then_examples(request: GenerationRequest) -> str:
     return f"def {name}(x):\n    return x + {number}\n" if right else f"def {name}(x):\n    return -1\n"
 
 
+def plan_or_examples(request: GenerationRequest) -> str:
+    """The same, but a plan and examples together solve nothing, nor does a program to repair."""
+    shown = [m.content for m in request.prompt.messages]
+    repair = any("return -1" in content for content in shown)
+    both = len(shown) > 1 and "write the steps" in shown[-1]
+    return "def nothing():\n    pass\n" if repair or both else plan_then_examples(request)
+
+
+def name_of_arm(arm: Arm) -> str:
+    return "+".join(a.name for a in arm)
+
+
 def never() -> bool:
     return False
 
@@ -38,14 +50,26 @@ def test_each_position_takes_the_operator_that_solves_most_of_what_is_left() -> 
     first, second = found.extend(600, never), found.extend(600, never)
     assert first is not None
     assert second is not None
-    names = {first.name, second.name}
+    names = {a.name for a in found.sequence}
     assert "plan_first" in names
     assert names & {"fixed_examples", "nearest_examples"}
     assert found.candidates() == []
     assert found.solved() == 1.0
-    assert [next(iter(position)) for position in found.trials] == [first.name, second.name]
+    assert [next(iter(position)) for position in found.trials] == [name_of_arm(first), name_of_arm(second)]
     assert found.trials[0]["sample_hot"]["right"] == 0
-    assert found.trials[1][second.name]["right"] == found.trials[1][second.name]["tasks"] > 0
+    assert found.trials[1][name_of_arm(second)]["right"] == found.trials[1][name_of_arm(second)]["tasks"] > 0
+
+
+def test_what_wants_the_untouched_prompt_follows_a_reset() -> None:
+    rollout, _, _ = make_rollout(12, plan_or_examples, budget=2)
+    found = search(rollout)
+    for _ in range(2):
+        assert found.extend(2000, never) is not None
+    names = [a.name for a in found.sequence]
+    assert names[1] == "reset"
+    assert len(names) == 3
+    assert found.solved() == 1.0
+    assert name_of_arm(tuple(found.sequence[1:])) in found.trials[1]
 
 
 def test_nothing_is_searched_where_every_task_is_solved() -> None:
@@ -93,6 +117,7 @@ def test_where_nothing_of_the_sequence_can_be_applied_a_program_is_still_made() 
 def test_candidates_generate_and_fit_the_budget(budget: int) -> None:
     rollout, _, _ = make_rollout(6, plan_then_examples, budget=budget)
     candidates = search(rollout).candidates()
-    assert {a.name for a in candidates}.isdisjoint({"stop", "revert", "reset"})
-    assert all(a.operator.generations <= budget for a in candidates)
-    assert any(a.operator.generations == 2 for a in candidates) is (budget > 1)
+    assert all(len(arm) == 1 for arm in candidates)  # nothing is edited yet
+    assert {arm[0].name for arm in candidates}.isdisjoint({"stop", "revert", "reset"})
+    assert all(arm[0].operator.generations <= budget for arm in candidates)
+    assert any(arm[0].operator.generations == 2 for arm in candidates) is (budget > 1)
