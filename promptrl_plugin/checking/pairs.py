@@ -8,9 +8,9 @@ from typing import Any
 
 from promptrl_plugin.checking.apps_rules import arguments, expected_value, same_output, same_value
 from promptrl_plugin.checking.compare import bounded
+from promptrl_plugin.checking.deciding import COMPARE_SECONDS, INLINE_BYTES, Apart, Claim, Outcome, no_value
 from promptrl_plugin.checking.decoding import decode
 from promptrl_plugin.checking.describe import call_text, clip, value_text
-from promptrl_plugin.checking.grading import COMPARE_SECONDS, INLINE_BYTES, Apart, Claim, Outcome, no_value
 from promptrl_plugin.checking.runner import Frame, Part
 from promptrl_plugin.checking.scripts import PRELUDE
 from promptrl_plugin.groups import PairGroup, read_json

@@ -23,8 +23,9 @@ from typing import Any
 
 from promptrl_plugin.checking.base import ends_with, hung
 from promptrl_plugin.checking.compare import set_oracle
+from promptrl_plugin.checking.deciding import AssertTests, CallTests, Tests
 from promptrl_plugin.checking.expected import BrokenReferenceError, CallSpec, Expected, ExpectedStore
-from promptrl_plugin.checking.grading import AssertTests, CallTests, GroupGrader, Tests
+from promptrl_plugin.checking.grading import GroupGrader
 from promptrl_plugin.checking.launch import WorkerSettings
 from promptrl_plugin.checking.original import original_verdict
 from promptrl_plugin.checking.outcomes import ProbeTests

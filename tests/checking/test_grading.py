@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from promptrl_plugin.checking.codec import encode
+from promptrl_plugin.checking.deciding import CallTests
 from promptrl_plugin.checking.expected import BIG, CallSpec, Expected, ExpectedStore
-from promptrl_plugin.checking.grading import CallTests, GroupGrader
+from promptrl_plugin.checking.grading import GroupGrader
 from promptrl_plugin.checking.runner import HEADER, Frame
 from promptrl_plugin.records import GroupVerdict, Status
 

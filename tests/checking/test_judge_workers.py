@@ -17,12 +17,12 @@ from typing import Any
 import psutil
 import pytest
 
-from promptrl_plugin.checking import grading, pool
+from promptrl_plugin.checking import deciding, pool
 from promptrl_plugin.checking.base import JudgeRequest
 from promptrl_plugin.checking.caching import CachingJudge
 from promptrl_plugin.checking.codec import encode
+from promptrl_plugin.checking.deciding import AssertTests, CallTests
 from promptrl_plugin.checking.expected import CallSpec, ExpectedStore, TooSlowError, in_fork
-from promptrl_plugin.checking.grading import AssertTests, CallTests
 from promptrl_plugin.checking.judge import IsolatedJudge
 from promptrl_plugin.checking.programs import plan_assert
 from promptrl_plugin.checking.runner import Frame
@@ -173,7 +173,7 @@ def _wrong_value(outcome: tuple[bool, FailureKind | None, str]) -> bool:
 
 
 def test_a_value_that_is_slow_to_compare_fails_and_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grading, "_APART_SECONDS", 1.0)
+    monkeypatch.setattr(deciding, "_APART_SECONDS", 1.0)
     reference = "def similar_elements(x):\n    return (1, 2)\n"
     spec = CallSpec("k", "mbpp", "similar_elements", reference, _pickled([[1], [2], [3]]), 3, 0)
     expected = ExpectedStore(None).get(spec)
