@@ -4,17 +4,20 @@
     python benchmarks/operators.py --model qwen2.5-coder-0.5b-instruct [--limit 120] [--out FILE]
     python benchmarks/operators.py --operators generate,fixed_examples,nearest_examples --examples mbpp-train
     python benchmarks/operators.py --operators generate,fixed_examples+complete   # one after the other, the last counts
+    python benchmarks/operators.py --seeds 0,1,2 --no-best-of-k   # several draws, each on the train tasks of that seed
     python benchmarks/operators.py --replay FILE --order generate,deletion_light,complete   # without a model
 
 Every operator of the default action table that can be applied to an untouched prompt is applied once, and every
 way of showing examples is followed by two samples under it. For each the table tells the share of tasks whose
 program passes the visible tests, the share that passes all tests (strict) and the share that also returns what the
-reference does on generated inputs (robust, `env.grader`), how many tasks it alone solves, what it adds to the
-greedy program of the plain prompt, and what one hot sample makes of the tasks that it applies to. Then it replays
-searches of at most six programs, by operators in random order and by the best order, chosen greedily on one half of the
-tasks and scored on the other (means over five random halvings, both ways), and by hot samples of the plain prompt alone
-(best-of-k), under every selector; *perfect* would pick a robust program wherever one of the six passes the visible
-tests, which no selector can beat. Train tasks only: nothing here looks at an evaluated suite.
+reference does on generated inputs (robust, `env.grader`), what share of those that pass the visible tests is robust
+(trust), how many tasks it alone solves, what it adds to the greedy program of the plain prompt, and what one hot
+sample makes of the tasks that it applies to. Then it replays searches of at most six programs, by operators in
+random order and by the best order, chosen greedily on one half of the tasks and scored on the other (means over
+five random halvings, both ways), and by hot samples of the plain prompt alone (best-of-k), under every selector;
+*perfect* would pick a robust program wherever one of the six passes the visible tests, which no selector can
+beat. With several seeds a task counts once for each whose train tasks it is among;
+halvings are of tasks. Train tasks only: nothing here looks at an evaluated suite.
 """
 
 from __future__ import annotations
@@ -149,6 +152,7 @@ def search(outcomes: dict[str, dict[str, Any]], order: Sequence[str], task: str,
 def orders(outcomes: dict[str, dict[str, Any]], selector: str) -> str:
     """A row of what random orders and greedily chosen ones reach under a selector."""
     rng, tasks = random.Random(0), sorted(outcomes["generate"])
+    ids = sorted({task_of(t) for t in tasks})
     # Operators, not sequences, but for what answers the failure of a program and so needs one.
     names = sorted(n for n, found in outcomes.items() if found and ("+" not in n or n == AFTER_FAILURE))
 
@@ -165,23 +169,46 @@ def orders(outcomes: dict[str, dict[str, Any]], selector: str) -> str:
     chance = [rate(rng.sample(names, min(len(names), BUDGET + 2)), tasks) for _ in range(100)]
     held_out = []
     for _ in range(5):
-        rng.shuffle(tasks)
-        halves = tasks[: len(tasks) // 2], tasks[len(tasks) // 2 :]
+        rng.shuffle(ids)
+        first = set(ids[: len(ids) // 2])
+        halves = [t for t in tasks if task_of(t) in first], [t for t in tasks if task_of(t) not in first]
         held_out += [rate(best(halves[i]), halves[1 - i])[0] for i in (0, 1)]
     found = best(tasks)
-    best_of_k = rate(["+".join(s) for s in BEST_OF_K], tasks)[0]
+    samples = ["+".join(s) for s in BEST_OF_K]
+    best_of_k = f"{rate(samples, tasks)[0]:9.1f}" if samples[-1] in outcomes else f"{'':9s}"
     mean, spent = (sum(c[k] for c in chance) / len(chance) for k in (0, 1))
     return (
-        f"{selector:12s} {best_of_k:9.1f} {mean:6.1f} {spent:11.2f} {sum(held_out) / len(held_out):10.1f}"
+        f"{selector:12s} {best_of_k} {mean:6.1f} {spent:11.2f} {sum(held_out) / len(held_out):10.1f}"
         f" {rate(found, tasks)[0]:10.1f}   {', '.join(found)}"
     )
 
 
+def task_of(key: str) -> str:
+    """The task's id, of a key of outcomes."""
+    return key.partition("#")[0]
+
+
 def measure(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Outcomes of all seeds, by task id (of one seed) or ``f"{id}#{seed}"`` (of several)."""
+    seeds = [int(seed) for seed in args.seeds.split(",")]
+    pooled: dict[str, dict[str, Any]] = {}
+    for seed in seeds:
+        for name, found in measure_once(args, seed).items():
+            by_key = pooled.setdefault(name, {})
+            by_key |= {t if len(seeds) == 1 else f"{t}#{seed}": outcome for t, outcome in found.items()}
+    return pooled
+
+
+def measure_once(args: argparse.Namespace, seed: int) -> dict[str, dict[str, Any]]:
     """Apply the operators to the train tasks and judge what comes of it."""
     only = args.operators.split(",") if args.operators else None
     config = TrainConfig(
-        suite=args.suite, backbone=args.model, dtype=args.dtype, limit=args.limit, example_suite=args.examples
+        suite=args.suite,
+        backbone=args.model,
+        dtype=args.dtype,
+        limit=args.limit,
+        example_suite=args.examples,
+        seed=seed,
     )
     parts = build(config, Silent())
     try:
@@ -191,7 +218,7 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
         sequences += [(n, *["sample_hot"] * k) for n in FOLLOWED for k in range(1, SAMPLES + 1)]
         if only is not None:
             sequences = [tuple(names.split("+")) for names in only]
-        sequences = list(dict.fromkeys([*sequences, *BEST_OF_K]))
+        sequences = list(dict.fromkeys(sequences if args.no_best_of_k else [*sequences, *BEST_OF_K]))
         outcomes = apply(parts, sequences)
         execute(parts, outcomes)
         grade(parts, outcomes)
@@ -232,12 +259,12 @@ def label(name: str) -> str:
 
 def tell(outcomes: dict[str, dict[str, Any]], rows: Sequence[dict[str, Any]], order: Sequence[str]) -> None:
     plain = outcomes["generate"]
-    print(f"{'operator':40s} tasks visible strict robust  adds alone   hot sample there: visible strict")
+    print(f"{'operator':40s} tasks visible strict robust trust  adds alone   hot sample there: visible strict")
     for r in rows:
         print(
             f"{label(r['operator']):40s} {r['tasks']:5d} {100 * r['visible']:7.1f} {100 * r['strict']:6.1f}"
-            f" {100 * r['robust']:6.1f} {r['adds']:5d} {r['alone']:5d} {100 * r['hot_visible']:26.1f}"
-            f" {100 * r['hot_strict']:6.1f}"
+            f" {100 * r['robust']:6.1f} {100 * r['robust'] / max(r['visible'], 1e-9):5.1f} {r['adds']:5d}"
+            f" {r['alone']:5d} {100 * r['hot_visible']:26.1f} {100 * r['hot_strict']:6.1f}"
         )
     for what in ("visible", "strict", "robust"):
         some = sum(any(o.get(t, {}).get(what) for o in outcomes.values()) for t in plain)
@@ -252,6 +279,8 @@ def tell(outcomes: dict[str, dict[str, Any]], rows: Sequence[dict[str, Any]], or
             ends = [search(outcomes, order, task, selector) for task in plain]
             right, spent = (sum(e[k] for e in ends) / len(ends) for k in (0, 1))
             print(f"{selector:12s} {100 * right:6.1f} {spent:11.2f} generations")
+        after = [sum(search(outcomes, order[:k], t, "first")[0] for t in plain) for k in range(1, len(order) + 1)]
+        print("first, by 1, 2, … of them:", ", ".join(f"{100 * n / len(plain):.1f}" for n in after))
 
 
 def main() -> None:
@@ -260,6 +289,8 @@ def main() -> None:
     parser.add_argument("--suite", default="mbpp-train")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--limit", type=int, default=0)
+    parser.add_argument("--seeds", default="0", help="of the splits and of sampling, by comma; their draws are pooled")
+    parser.add_argument("--no-best-of-k", action="store_true", help="without six hot samples of the plain prompt")
     parser.add_argument("--examples", default=TrainConfig().example_suite, help="suite that solved examples are from")
     parser.add_argument(
         "--operators", default="", help="only these, by comma (generate among them), or sequences a+b; default: all"
