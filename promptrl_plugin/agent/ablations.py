@@ -23,11 +23,16 @@ def _without_reward(weight: str) -> Callable[[TrainConfig], TrainConfig]:
     return lambda c: replace(c, reward=replace(c.reward, **{weight: 0.0}))
 
 
+def _without_steps(c: TrainConfig) -> TrainConfig:
+    return replace(c, ppo=replace(c.ppo, total_steps=0))
+
+
 def _without_features(*blocks: str) -> Callable[[TrainConfig], TrainConfig]:
     return lambda c: replace(c, blank_features=(*(b for b in c.blank_features if b not in blocks), *blocks))
 
 
-#: Name to what it does. *Revert*, *reset* and *stop* stay without direct operators; blank features are 0, not left out.
+#: Name to what it does. *Revert*, *reset* and *stop* stay without direct operators; blank features are 0, not left out;
+#: without PPO the warm start is what remains.
 ABLATIONS: Mapping[str, Callable[[TrainConfig], TrainConfig]] = MappingProxyType(
     {
         "no-direct": _without_kind("direct"),
@@ -40,6 +45,7 @@ ABLATIONS: Mapping[str, Callable[[TrainConfig], TrainConfig]] = MappingProxyType
         "no-cost": _without_reward("generation_cost"),
         "no-task-embedding": _without_features("embedding"),
         "no-execution-features": _without_features("exec", "agreement"),
+        "no-ppo": _without_steps,
     }
 )
 

@@ -98,9 +98,13 @@ def train(
     if warm_start is not None:
         resolved = _warm_started(resolved, warm_start)
     if resolved.learner == "ppo":
+        if "no-ppo" in (ablate or []) and not resolved.warm_start.sequence:
+            raise ConfigError("without PPO and without a warm start nothing is learned; add --warm-start BUNDLE")
         if generations is not None:
             raise ConfigError("--generations is for the other learners; what PPO spends follows from its --steps")
         resolved = replace(resolved, generations=0)
+    elif "no-ppo" in (ablate or []):
+        raise ConfigError(f"--ablate no-ppo leaves the warm start of PPO; learner {resolved.learner} has none")
     what = [resolved.suite, *([resolved.learner] if resolved.learner != "ppo" else []), *(ablate or [])]
     folder = out or Path("runs") / f"{Path(resolved.backbone).name}-{'-'.join(what)}-seed{resolved.seed}"
     run_training(resolved, folder, resume=resume)

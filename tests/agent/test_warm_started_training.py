@@ -11,6 +11,7 @@ from test_learners import SMALL, killed_and_resumed
 from test_train import CONFIG, Silent, run_training, scripted  # noqa: F401  # a fixture
 
 from promptrl_plugin.agent import parts as parts_module
+from promptrl_plugin.agent.ablations import ablate
 from promptrl_plugin.agent.bundle import PolicyBundle
 from promptrl_plugin.agent.train import train
 from promptrl_plugin.backbones.scripted import ScriptedBackbone
@@ -47,6 +48,18 @@ class Killer(Silent):
     def metrics(self, values: dict[str, float]) -> None:
         if values["steps"]:
             raise KilledError
+
+
+def test_without_ppo_the_policy_is_the_warm_start(tmp_path: Path, scripted: ScriptedBackbone) -> None:  # noqa: F811
+    config = replace(CONFIG, warm_start=WarmStartConfig(sequence=("generate", "sample_hot")))
+    bundle = PolicyBundle.load(run_training(tmp_path / "warm", ablate(config, ["no-ppo"])))
+    assert [row["steps"] for row in RunFolder.open(tmp_path / "warm").metrics()] == [0.0]
+    after = PolicyBundle.load(run_training(tmp_path / "after", replace(config, ppo=replace(config.ppo, total_steps=1))))
+    (begun, *_), (only,) = (RunFolder.open(tmp_path / name).metrics() for name in ("after", "warm"))
+    assert {k: v for k, v in only.items() if k.startswith("validation/")} == {
+        k: v for k, v in begun.items() if k.startswith("validation/")
+    }
+    assert bundle.network == after.network
 
 
 @pytest.fixture

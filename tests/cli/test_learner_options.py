@@ -45,6 +45,23 @@ def test_learner_and_ablations_are_in_the_configuration_and_the_folders_name(
     assert ablated_folder == Path("runs/m-mbpp-train-no-lexical-no-cost-seed0")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "remedy"), [([], "--warm-start BUNDLE"), (["--learner", "linucb"], "leaves the warm start of PPO")]
+)
+def test_without_ppo_something_must_be_learned(
+    monkeypatch: pytest.MonkeyPatch,
+    asked: list[tuple[TrainConfig, Path]],
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    remedy: str,
+):
+    assert train(monkeypatch, "--ablate", "no-ppo", *arguments) == 2
+    assert remedy in capsys.readouterr().err
+    assert train(monkeypatch, "--ablate", "no-ppo", "--config", "qwen2.5-coder-0.5b-instruct") == 0
+    ((config, folder),) = asked
+    assert (config.ppo.total_steps, folder.name) == (0, "m-mbpp-train-no-ppo-seed0")
+
+
 def test_like_takes_over_settings_and_what_was_spent(
     monkeypatch: pytest.MonkeyPatch, asked: list[tuple[TrainConfig, Path]], tmp_path: Path
 ):
