@@ -2,11 +2,12 @@
 
 At each position every operator that generates is tried after the sequence so far, on train tasks that the
 sequence leaves unfinished: on the prompt as the sequence left it and, where that was edited and the table has
-*reset*, from the task's own. The one after which most submissions are right joins it. (*Stop* is what the end of
-the sequence does; *revert* depends on what was seen.) The train generations left are shared equally between
-the positions left, and within a position by sequential halving (Karnin, Koren and Somekh 2013, "Almost optimal
-exploration in multi-armed bandits"): all are tried on a few tasks, the better half on more, and so on,
-always on the same tasks and with what was seen before kept, until one is left.
+*reset*, from the task's own. The one after which most submissions are right joins it, of equals the one after which
+more pass what is shown. (*Stop* is what the end of the sequence does; *revert* depends on what was seen.) It goes on
+until no task has budget left for anything; an operator that applies to few tasks takes little of it. The train
+generations left are shared equally between the positions left, and within a position by sequential halving (Karnin,
+Koren and Somekh 2013, "Almost optimal exploration in multi-armed bandits"): all are tried on a few tasks, the better
+half on more, and so on, always on the same tasks and with what was seen before kept, until one is left.
 """
 
 from __future__ import annotations
@@ -73,14 +74,22 @@ class Search:
     _episodes: list[RewardedEpisode] = field(default_factory=list)  # on the first tasks, after the sequence
 
     def candidates(self) -> list[Arm]:
-        """What may come next: it generates, and the budget of an episode has room for it."""
-        context = self.rollout.context
-        left = context.env.budget - sum(a.operator.generations for a in self.sequence)
-        actions = [a for a in context.table.actions if a.operator.generates and a.operator.generations <= left]
-        return [(a,) for a in actions] + [(reset, a) for reset in self._resets() for a in actions]
+        """What may come next: it generates, and some unfinished episode can take it."""
+        actions = self.rollout.context.table.actions
+        self._unfinished(1)
+        masks = [e.episode.mask() for e in self._episodes if not e.episode.done]
+        resets = [a for a in actions if a.name == "reset" and any(mask[a.index] for mask in masks)]
+        generating = [a for a in actions if a.operator.generates]
+        singles = [(a,) for a in generating if any(mask[a.index] for mask in masks)]
+        return [*singles, *((reset, a) for reset in resets for a in generating)]
+
+    def positions(self) -> int:
+        """Generations that an unfinished episode may still spend: how often the sequence may yet be extended, about."""
+        budget = self.rollout.context.env.budget
+        return max((budget - e.episode.spent for e in self._episodes if not e.episode.done), default=budget)
 
     def extend(self, generations: int, spent: Callable[[], bool]) -> Arm | None:
-        """Find what comes next with about so many train generations; None where no task needs anything.
+        """Find what comes next with about so many train generations; None where there is nothing.
 
         Args:
             generations: To be shared by all trials.
@@ -88,16 +97,20 @@ class Search:
         """
         arms = self.candidates()
         trials: dict[Arm, list[RewardedEpisode]] = {arm: [] for arm in arms}
-        rounds, n = max(1, math.ceil(math.log2(len(arms)))), 0
-        while True:
+        rounds, n = max(1, math.ceil(math.log2(max(1, len(arms))))), 0
+        while arms:
             n += max(1, generations // rounds // sum(map(_generations, arms)))
             unfinished = self._unfinished(n)
             if not unfinished:
                 return None
             self._try(arms, trials, unfinished)
+            over = spent()
+            arms = [arm for arm in arms if _spent(trials[arm]) > _spent(unfinished)]  # the others applied to none
             arms = sorted(arms, key=lambda arm: _score(trials[arm]), reverse=True)[: math.ceil(len(arms) / 2)]
-            if spent() or len(arms) == 1:
+            if over or len(arms) == 1:
                 break
+        if not arms:
+            return None
         tried = sorted(trials, key=lambda arm: (arm == arms[0], len(trials[arm]), _score(trials[arm])), reverse=True)
         self.trials.append({"+".join(a.name for a in arm): _figures(trials[arm]) for arm in tried})
         self._join(arms[0], trials[arms[0]])
@@ -106,14 +119,6 @@ class Search:
     def solved(self) -> float:
         """Share of the tasks used so far whose submission is right after the sequence."""
         return sum(map(_right, self._episodes)) / len(self._episodes)
-
-    def _resets(self) -> list[Action]:
-        """*Reset*, where the table has it and an unfinished episode stands at an edited prompt."""
-        return [
-            a
-            for a in self.rollout.context.table.actions
-            if a.name == "reset" and any(e.episode.mask()[a.index] for e in self._episodes if not e.episode.done)
-        ]
 
     def _try(
         self, arms: Sequence[Arm], trials: dict[Arm, list[RewardedEpisode]], unfinished: Sequence[RewardedEpisode]
@@ -160,10 +165,7 @@ def train_best_fixed(parts: TrainingParts, run: RunFolder, listener: TrainListen
     search, quota = Search(parts.rollout, order), Quota(parts, listener)
     listener.stage("search", quota.limit)
     with MetricsLog(run, 0) as log:
-        while search.candidates():
-            positions = config.env.budget - sum(a.operator.generations for a in search.sequence)
-            if search.extend(quota.left // positions, quota.spent) is None or not quota.left:
-                break
+        while quota.left and search.extend(quota.left // search.positions(), quota.spent) is not None:
             row = {"steps": float(search.steps), "rollout/solved": search.solved()} | parts.counters()
             log.write(row)
             write_json(run.path / TRIALS, search.trials)
@@ -182,16 +184,24 @@ def _generations(arm: Arm) -> int:
     return sum(a.operator.generations for a in arm)
 
 
-def _score(trials: Sequence[RewardedEpisode]) -> tuple[int, float]:
-    """Right submissions, then rewards (which know of partly right programs and of costs)."""
-    return sum(map(_right, trials)), sum(e.total for e in trials)
+def _score(trials: Sequence[RewardedEpisode]) -> tuple[int, int, float]:
+    """Right submissions, then those that pass what is shown, then rewards (which know of costs)."""
+    return sum(map(_right, trials)), sum(map(_passes, trials)), sum(e.total for e in trials)
+
+
+def _spent(episodes: Sequence[RewardedEpisode]) -> int:
+    return sum(e.episode.spent for e in episodes)
 
 
 def _figures(trials: Sequence[RewardedEpisode]) -> dict[str, int]:
     """See `Search.trials`."""
-    best = [e.episode.best for e in trials]
-    seen = sum(attempt is not None and passed(attempt) for attempt in best)
-    return {"tasks": len(trials), "passed": seen, "right": sum(map(_right, trials))}
+    return {"tasks": len(trials), "passed": sum(map(_passes, trials)), "right": sum(map(_right, trials))}
+
+
+def _passes(e: RewardedEpisode) -> bool:
+    """Whether what would be submitted now passes what is shown."""
+    best = e.episode.best
+    return best is not None and passed(best)
 
 
 def _right(e: RewardedEpisode) -> bool:

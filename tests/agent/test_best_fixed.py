@@ -72,6 +72,31 @@ def test_what_wants_the_untouched_prompt_follows_a_reset() -> None:
     assert name_of_arm(tuple(found.sequence[1:])) in found.trials[1]
 
 
+def test_where_nothing_is_solved_every_operator_of_the_sequence_still_generates() -> None:
+    rollout, _, _ = make_rollout(6, lambda request: f"def {name_of(request)}(x):\n    return -1\n", budget=4)
+    found = search(rollout)
+    while found.extend(200, never) is not None:
+        assert len(found.trials) <= 4
+    assert found.candidates() == []
+    assert found.positions() == 4, "no episode is unfinished"
+    act = follow(rollout.context.table, [a.name for a in found.sequence])
+    e = rollout.start(0)
+    while not e.episode.done:
+        rollout.step([(e, act(np.zeros(1, dtype=np.float32), e.episode.mask()))])
+    assert e.episode.spent == 4
+
+
+def test_what_no_task_can_take_is_no_candidate() -> None:
+    rollout, _, _ = make_rollout(6, plan_or_examples, budget=2)
+    found = search(rollout)
+    assert "generate" in map(name_of_arm, found.candidates())
+    found = search(rollout)
+    found.sequence = [a for a in rollout.context.table.actions if a.name == "generate"]
+    assert "generate" not in map(name_of_arm, found.candidates()), "greedy, it would repeat itself"
+    assert "sample_hot" in map(name_of_arm, found.candidates())
+    assert found.positions() == 1
+
+
 def test_nothing_is_searched_where_every_task_is_solved() -> None:
     rollout, _, _ = make_rollout(6, answers_with_examples, budget=3)
     found = search(rollout)
