@@ -266,9 +266,10 @@ def tell(outcomes: dict[str, dict[str, Any]], rows: Sequence[dict[str, Any]], or
             f" {100 * r['robust']:6.1f} {100 * r['robust'] / max(r['visible'], 1e-9):5.1f} {r['adds']:5d}"
             f" {r['alone']:5d} {100 * r['hot_visible']:26.1f} {100 * r['hot_strict']:6.1f}"
         )
+    drawn = f"{len(plain)} draws of {len(set(map(task_of, plain)))} tasks"
     for what in ("visible", "strict", "robust"):
         some = sum(any(o.get(t, {}).get(what) for o in outcomes.values()) for t in plain)
-        print(f"{what}: by at least one of them on {some} of {len(plain)} tasks")
+        print(f"{what}: by at least one of them on {some} of {drawn}")
     print("\nrobust, by at most six programs")
     print("selector     best-of-k random generations  best order: of others, of these tasks")
     for selector in ("first", "agreement", "agreement:3", PERFECT):

@@ -74,7 +74,10 @@ class Search:
     _episodes: list[RewardedEpisode] = field(default_factory=list)  # on the first tasks, after the sequence
 
     def candidates(self) -> list[Arm]:
-        """What may come next: it generates, and some unfinished episode can take it."""
+        """What may come next: it generates, and some unfinished episode can take it.
+
+        Where no episode is unfinished, the sequence is first applied to further tasks, which may generate.
+        """
         actions = self.rollout.context.table.actions
         self._unfinished(1)
         masks = [e.episode.mask() for e in self._episodes if not e.episode.done]
