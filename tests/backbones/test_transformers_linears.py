@@ -9,36 +9,71 @@ import torch
 from tiny_models import save_causal
 
 from promptrl_plugin.backbones import int8, linears, loading, packed
+from promptrl_plugin.backbones.linears import MakeLinear
 from promptrl_plugin.backbones.transformers import TransformersBackbone
 from promptrl_plugin.records import Decoding, GenerationRequest, Prompt
 
-needs_packing = pytest.mark.skipif(not packed.supported(), reason="torch packs no bfloat16 weights on this processor")
+needs_packing = pytest.mark.skipif(
+    not packed.supported(torch.float32), reason="torch packs no weights on this platform"
+)
 needs_int8 = pytest.mark.skipif(not int8.supported(), reason="torch has no int8 kernels on this platform")
 
 
+def _packers(dtype: torch.dtype) -> list[MakeLinear]:
+    """Those that can run here: packed bfloat16 only where the processor has it."""
+    found: list[MakeLinear] = [packed.PackedLinear] if packed.supported(dtype) else []
+    return [*found, packed.RoundedLinear] if dtype == torch.bfloat16 else found
+
+
 @needs_packing
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [1, 5, 130])
-def test_a_packed_layer(bias: bool, rows: int) -> None:
+def test_a_packed_layer(dtype: torch.dtype, bias: bool, rows: int) -> None:
     torch.manual_seed(0)
-    linear = torch.nn.Linear(96, 40, bias=bias).bfloat16()
-    x = torch.randn(2, rows, 96).bfloat16()
-    got = packed.PackedLinear(linear.weight, linear.bias)(x)
+    linear = torch.nn.Linear(96, 40, bias=bias).to(dtype)
+    x = torch.randn(2, rows, 96).to(dtype)
+    layers = [make(linear.weight, linear.bias) for make in _packers(dtype)]
     exact = linear.float()(x.float())
-    assert got.shape == exact.shape
-    assert got.dtype == torch.bfloat16
-    assert ((got.float() - exact).norm() / exact.norm()) < 0.01
+    assert layers
+    for layer in layers:
+        got = layer(x)
+        assert got.shape == exact.shape
+        assert got.dtype == dtype
+        assert ((got.float() - exact).norm() / exact.norm()) < (0.01 if dtype == torch.bfloat16 else 1e-6)
 
 
 @needs_packing
-def test_a_model_in_bfloat16_is_packed_and_writes_what_plain_layers_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_bfloat16_on_a_processor_without_it_is_float32_rounded_once() -> None:
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(96, 40).bfloat16()
+    x = torch.randn(7, 96).bfloat16()
+    got = packed.RoundedLinear(linear.weight, linear.bias)(x)
+    exact = (x.double() @ linear.weight.double().T + linear.bias.double()).float()
+    # as near as bfloat16 comes: 8 bits, half of the last one
+    assert bool(((got.float() - exact).abs() <= exact.abs() * 2**-8 + 1e-6).all())
+
+
+@needs_packing
+def test_what_makes_the_layers_of_a_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "supported", lambda dtype: dtype == torch.float32)
+    assert packed.packed_linear(torch.float32) is packed.PackedLinear
+    assert packed.packed_linear(torch.bfloat16) is packed.RoundedLinear
+    assert packed.packed_linear(torch.float16) is None
+    monkeypatch.setattr(packed, "supported", lambda dtype: False)
+    assert packed.packed_linear(torch.bfloat16) is None
+
+
+@needs_packing
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_model_is_packed_and_writes_what_plain_layers_write(
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = save_causal(tmp_path, chat=False)
-    fast = TransformersBackbone(folder, dtype="bfloat16")
+    fast = TransformersBackbone(folder, dtype=dtype)
     assert not any(type(m) is torch.nn.Linear for m in fast._model.modules())
-    monkeypatch.setattr(packed, "supported", lambda: False)
-    plain = TransformersBackbone(folder, dtype="bfloat16")
+    monkeypatch.setattr(packed, "supported", lambda dtype: False)
+    plain = TransformersBackbone(folder, dtype=dtype)
     assert any(type(m) is torch.nn.Linear for m in plain._model.modules())
     assert fast.fingerprint == plain.fingerprint  # the same numerics, up to rounding
     requests = [GenerationRequest(Prompt((), "", p), Decoding(max_new_tokens=1)) for p in ("def f", "abc", "x = 1")]
