@@ -52,9 +52,14 @@ class Int8Linear(torch.nn.Module):
         self.out_features, self.in_features = weight.shape
         self._scales = (weight.abs().amax(dim=1) / _weight_levels()).clamp_min(_TINY)
         quantized = torch.round(weight / self._scales[:, None]).to(torch.int8)
-        self._packed = torch.ops.onednn.qlinear_prepack(quantized, None)
+        self._packed: torch.Tensor = torch.ops.onednn.qlinear_prepack(quantized, None)
         self._zeros = torch.zeros(self.out_features, dtype=torch.int64)
         self.bias = None if bias is None else torch.nn.Parameter(bias.detach().float(), requires_grad=False)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """Packed, so for its type only: T5 leaves the activations before an int8 layer as they are."""
+        return self._packed
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``[…, in]`` to ``[…, out]``."""

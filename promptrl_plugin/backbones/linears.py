@@ -1,6 +1,6 @@
 """Replacing a model's linear layers by faster ones that compute the same.
 
-What replaces them is `packed.PackedLinear` or `int8.Int8Linear`; this module finds the layers, and joins
+What replaces them is made by `packed.pack` or is an `int8.Int8Linear`; this module finds the layers, and joins
 those that read one input.
 """
 

@@ -138,8 +138,8 @@ def load_model(source: Source, dtype: str, device: str) -> Any:
     model = _or_explain(source.name, load).eval().requires_grad_(False)
     if dtype == "int8":
         replace_linears(model, int8.Int8Linear)
-    elif device == "cpu" and (make := packed.packed_linear(kind)) is not None:
-        replace_linears(model, make)
+    elif device == "cpu" and packed.packs(kind):
+        replace_linears(model, packed.pack)
     return model.to(device)
 
 

@@ -14,16 +14,20 @@ import functools
 
 import torch
 
-from promptrl_plugin.backbones.linears import MakeLinear
-
-__all__ = ["PackedLinear", "RoundedLinear", "packed_linear", "supported"]
+__all__ = ["PackedLinear", "RoundedLinear", "pack", "packs", "supported"]
 
 
-def packed_linear(dtype: torch.dtype) -> MakeLinear | None:
-    """What makes the layers of a model in `dtype` on this processor; None where torch's own have to do."""
-    if supported(dtype):
-        return PackedLinear
-    return RoundedLinear if dtype == torch.bfloat16 and supported(torch.float32) else None
+def packs(dtype: torch.dtype) -> bool:
+    """Whether `pack` has something better than torch's own layers for a model in `dtype` on this processor."""
+    return supported(dtype) or (dtype == torch.bfloat16 and supported(torch.float32))
+
+
+def pack(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Module:
+    """The layer of that weight ``[out, in]`` and bias ``[out]``, of a type that `packs` is true of.
+
+    The type is the layer's own: T5 in bfloat16 keeps some of its layers in float32.
+    """
+    return (PackedLinear if supported(weight.dtype) else RoundedLinear)(weight, bias)
 
 
 @functools.cache
@@ -56,8 +60,13 @@ class PackedLinear(torch.nn.Module):
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
+        self._packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
         self.bias = None if bias is None else torch.nn.Parameter(bias.detach(), requires_grad=False)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """Packed, so for its type only: T5 brings its activations to that of the layer that follows."""
+        return self._packed
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``[…, in]`` to ``[…, out]``."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import save_causal
+from tiny_models import save_causal, save_seq2seq
 
 from promptrl_plugin.backbones import int8, linears, loading, packed
 from promptrl_plugin.backbones.linears import MakeLinear
@@ -57,11 +57,14 @@ def test_bfloat16_on_a_processor_without_it_is_float32_rounded_once() -> None:
 @needs_packing
 def test_what_makes_the_layers_of_a_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "supported", lambda dtype: dtype == torch.float32)
-    assert packed.packed_linear(torch.float32) is packed.PackedLinear
-    assert packed.packed_linear(torch.bfloat16) is packed.RoundedLinear
-    assert packed.packed_linear(torch.float16) is None
+    for dtype, kind in ((torch.float32, packed.PackedLinear), (torch.bfloat16, packed.RoundedLinear)):
+        assert packed.packs(dtype)
+        layer = packed.pack(torch.ones(8, 16, dtype=dtype), None)
+        assert type(layer) is kind
+        assert layer(torch.ones(3, 16, dtype=dtype)).dtype == dtype
+    assert not packed.packs(torch.float16)
     monkeypatch.setattr(packed, "supported", lambda dtype: False)
-    assert packed.packed_linear(torch.bfloat16) is None
+    assert not packed.packs(torch.bfloat16)
 
 
 @needs_packing
@@ -78,6 +81,19 @@ def test_a_model_is_packed_and_writes_what_plain_layers_write(
     assert fast.fingerprint == plain.fingerprint  # the same numerics, up to rounding
     requests = [GenerationRequest(Prompt((), "", p), Decoding(max_new_tokens=1)) for p in ("def f", "abc", "x = 1")]
     assert [c.text for c in fast.generate(requests)] == [c.text for c in plain.generate(requests)]
+
+
+@needs_packing
+@needs_int8
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_a_t5_whose_code_asks_for_the_types_of_its_layers(dtype: str, tmp_path: Path) -> None:
+    source = loading.locate(save_seq2seq(tmp_path))
+    exact = loading.load_model(source, "float64", "cpu")
+    fast = loading.load_model(source, dtype, "cpu")
+    assert not any(type(m) is torch.nn.Linear for m in fast.modules())
+    ids = {"input_ids": torch.tensor([[5, 6, 7, 1]]), "decoder_input_ids": torch.tensor([[0, 9]])}
+    wanted, got = exact(**ids).logits, fast(**ids).logits.double()
+    assert ((got - wanted).norm() / wanted.norm()) < {"float32": 1e-5, "bfloat16": 0.05, "int8": 0.15}[dtype]
 
 
 @needs_int8
