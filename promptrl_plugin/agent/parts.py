@@ -9,6 +9,7 @@ from typing import Any
 
 from promptrl_plugin.agent.bundle import Arrays, PolicyBundle
 from promptrl_plugin.agent.setup import EpisodeSetup, layout_of, load_embedder, load_library
+from promptrl_plugin.agent.side_by_side import SharedParts
 from promptrl_plugin.backbones.caching import CachingBackbone, RecordingBackbone
 from promptrl_plugin.backbones.registry import load_backbone
 from promptrl_plugin.checking.base import Judge, JudgeRequest
@@ -97,7 +98,11 @@ class TrainingParts:
 
 
 def build(
-    config: TrainConfig, listener: Any, command: str = "promptrl train", suite: Suite | None = None
+    config: TrainConfig,
+    listener: Any,
+    command: str = "promptrl train",
+    suite: Suite | None = None,
+    shared: SharedParts | None = None,
 ) -> TrainingParts:
     """Load tasks, model, embedder and judge.
 
@@ -106,6 +111,7 @@ def build(
         listener: A `promptrl_plugin.agent.train.TrainListener`.
         command: The command line, for the bundle.
         suite: Train on these tasks instead of those of the suite that `config` names (a fold, say).
+        shared: Where models and judge come from for runs side by side; None for parts of its own.
 
     Raises:
         UserError: Unknown names, missing data or model, too few tasks.
@@ -117,11 +123,11 @@ def build(
             raise UnknownNameError("operator of this run", name, table.names)
     suite = suite or load_suite(config.suite)
     cache = Cache()
-    judge = CachingJudge(IsolatedJudge(config.judge), cache)
+    judge = CachingJudge((shared.judge if shared else IsolatedJudge)(config.judge), cache)
     listener.stage("load tasks and model")
     tasks, dropped = load_train_tasks(suite, judge, config.limit)
-    backbone = _backbone(config, config.backbone, cache)
-    rewriter = _backbone(config, config.rewriter, cache) if config.rewriter else None
+    backbone = _backbone(config, config.backbone, cache, shared)
+    rewriter = _backbone(config, config.rewriter, cache, shared) if config.rewriter else None
     train, validation = _split(tasks, config)
     # Of a fold's suite only what trains may be shown.
     shown = suite if config.example_suite == suite.name else load_suite(config.example_suite)
@@ -213,8 +219,9 @@ def make_bundle(
     return bundle.save(path)
 
 
-def _backbone(config: TrainConfig, name: str, cache: Cache) -> RecordingBackbone:
-    backbone = load_backbone(name, backend=config.backend, dtype=config.dtype, base_url=config.base_url or None)
+def _backbone(config: TrainConfig, name: str, cache: Cache, shared: SharedParts | None) -> RecordingBackbone:
+    load = shared.backbone if shared else load_backbone
+    backbone = load(name, backend=config.backend, dtype=config.dtype, base_url=config.base_url or None)
     return RecordingBackbone(backbone.inner if isinstance(backbone, CachingBackbone) else backbone, cache)
 
 

@@ -22,6 +22,7 @@ from promptrl_plugin.cli.evaluate import (
     SolveProgress,
     SplitConfig,
     joined_urls,
+    seed_numbers,
 )
 from promptrl_plugin.cli.report import print_tables
 from promptrl_plugin.config import DEFAULT_BACKBONE, DEFAULT_SUITE, PROTOCOLS, TAKES_POLICY, env_of
@@ -88,7 +89,7 @@ def compare(
     rows = tuple(policies.items())
     usual = env_of(protocol)
     matrix = Matrix(
-        suite, backbone, names, _integers(seeds), usual.budget if budget is None else budget, feedback or usual.feedback,
+        suite, backbone, names, seed_numbers(seeds), usual.budget if budget is None else budget, feedback or usual.feedback,
         ours, selector, rows, protocol, split or "", str(config or ""),
     )  # fmt: skip
     with ExitStack() as stack:
@@ -137,10 +138,3 @@ def parse_policies(given: Sequence[str]) -> dict[str, str]:
 def _announce(cell: Cell, outcomes: list[Outcome]) -> None:
     solved = sum(o.strict for o in outcomes)
     console.print(f"{cell.name}: {solved} of {len(outcomes)} tasks solved", highlight=False)
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise ConfigError(f"--seeds must be whole numbers separated by commas, not {text!r}") from None

@@ -87,10 +87,15 @@ class TrainProgress:
     """Shows a training run (implements `promptrl_plugin.agent.train.TrainListener`).
 
     Bars with the rate of generations; plain lines where there is no terminal.
+
+    Args:
+        label: What stands before each line, where several runs are shown.
+        beside: Show the bars among those of another run, which begins and ends the display.
     """
 
-    def __init__(self) -> None:
-        self._bar = _progress()
+    def __init__(self, label: str = "", beside: TrainProgress | None = None) -> None:
+        self._bar: Progress = beside._bar if beside is not None else _progress()
+        self._label = f"{label}: " if label else ""
         self._id: TaskID | None = None
         self._stage, self._done, self._generations = "", 0, 0
         self._total: int | None = None
@@ -104,6 +109,7 @@ class TrainProgress:
         self._bar.stop()
 
     def stage(self, name: str, total: int | None = None) -> None:
+        name = self._label + name
         self._id = self._bar.add_task(name, total=total, note="")
         self._stage, self._total, self._done = name, total, 0
         if self._bar.disable:
@@ -127,7 +133,7 @@ class TrainProgress:
 
     def metrics(self, values: dict[str, float]) -> None:
         shown = {k: v for k, v in values.items() if k in _SHOWN}
-        text = "  ".join(
+        text = self._label + "  ".join(
             f"{_SHOWN[k]} {v:.3f}" if isinstance(v, float) else f"{_SHOWN[k]} {v}" for k, v in shown.items()
         )
         (self._bar.console if not self._bar.disable else error_console).print(text, highlight=False, soft_wrap=True)

@@ -29,6 +29,7 @@ __all__ = [
     "SolveProgress",
     "joined_urls",
     "judge",
+    "seed_numbers",
     "solve",
     "suites",
 ]
@@ -52,6 +53,20 @@ BaseUrl = Annotated[
 def joined_urls(base_url: list[str] | None) -> str | None:
     """Addresses as the library takes them: one text, with commas between them."""
     return ",".join(base_url) if base_url else None
+
+
+def seed_numbers(text: str) -> tuple[int, ...]:
+    """The seeds of ``"0,1,2"``.
+
+    Raises:
+        ConfigError: They are not numbers, or there is none.
+    """
+    try:
+        if found := tuple(int(part) for part in text.split(",") if part.strip()):
+            return found
+    except ValueError:
+        pass
+    raise ConfigError(f"--seeds must be whole numbers separated by commas, not {text!r}")
 
 
 Budget = Annotated[

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -14,10 +17,16 @@ from promptrl_plugin import config as defaults
 from promptrl_plugin.agent.ablations import ABLATIONS
 from promptrl_plugin.agent.ablations import ablate as ablated
 from promptrl_plugin.cli.console import TrainProgress, console
-from promptrl_plugin.cli.evaluate import BaseUrl, joined_urls
+from promptrl_plugin.cli.evaluate import BaseUrl, joined_urls, seed_numbers
 from promptrl_plugin.errors import BundleError, ConfigError, UnknownNameError
 
-__all__ = ["like_run", "run_training", "train", "under"]
+if TYPE_CHECKING:
+    from promptrl_plugin.agent.progress import TrainResult
+    from promptrl_plugin.suites.base import Suite
+
+__all__ = ["like_run", "run_training", "run_trainings", "train", "under"]
+
+_P = TypeVar("_P", Path, Path | None)
 
 
 def train(
@@ -49,6 +58,13 @@ def train(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Use only that many train tasks.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything.")] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            help="Train one run for each of these seeds (0,1,2), side by side with one model, whose batches they share; "
+            "`{seed}` in --out, --like and --warm-start becomes the seed."
+        ),
+    ] = None,
     ablate: Annotated[
         list[str] | None, typer.Option(help=f"Leave something out, repeatable: {', '.join(ABLATIONS)}.")
     ] = None,
@@ -86,28 +102,53 @@ def train(
     The run folder holds the resolved configuration, the environment, metrics, TensorBoard logs, the learning curve
     and, at the end, the bundle that --policy takes for the strategy of that name.
     """
-    base = under(_base(config, like), protocol)
-    resolved = ablated(
-        _override(
-            base, learner=learner, model=model, suite=suite, backend=backend, dtype=dtype, base_url=joined_urls(base_url),
-            budget=budget, feedback=feedback, selector=selector, steps=steps, generations=generations, limit=limit,
-            seed=seed,
-        ),
-        ablate or [],
-    )  # fmt: skip
-    if warm_start is not None:
-        resolved = _warm_started(resolved, warm_start)
+    if seeds is not None and seed is not None:
+        raise ConfigError("--seeds names all seeds; leave out --seed")
+    numbers = (seed,) if seeds is None else seed_numbers(seeds)
+    if len(set(numbers)) > 1 and out is not None and "{seed}" not in str(out):
+        raise ConfigError(f"the runs of several seeds need folders of their own: --out '{out}{{seed}}'")
+    runs: list[tuple[defaults.TrainConfig, Path]] = []
+    for number in dict.fromkeys(numbers):
+        base = under(_base(config, _of_seed(like, number)), protocol)
+        resolved = ablated(
+            _override(
+                base, learner=learner, model=model, suite=suite, backend=backend, dtype=dtype, base_url=joined_urls(base_url),
+                budget=budget, feedback=feedback, selector=selector, steps=steps, generations=generations, limit=limit,
+                seed=number,
+            ),
+            ablate or [],
+        )  # fmt: skip
+        if warm_start is not None:
+            resolved = _warm_started(resolved, _of_seed(warm_start, number))
+        resolved = _for_its_learner(resolved, generations, ablate or [])
+        what = [resolved.suite, *([resolved.learner] if resolved.learner != "ppo" else []), *(ablate or [])]
+        usual = Path("runs") / f"{Path(resolved.backbone).name}-{'-'.join(what)}-seed{resolved.seed}"
+        runs.append((resolved, _of_seed(out, number) or usual))
+    run_trainings(runs, resume=resume)
+
+
+def _of_seed(path: _P, seed: int | None) -> _P:
+    """`path` with ``{seed}`` replaced, where there is a seed to replace it by."""
+    return path if path is None or seed is None else Path(str(path).replace("{seed}", str(seed)))
+
+
+def _for_its_learner(
+    resolved: defaults.TrainConfig, generations: int | None, ablate: Sequence[str]
+) -> defaults.TrainConfig:
+    """The settings, if they make sense for their learner.
+
+    Raises:
+        ConfigError: They do not.
+    """
     if resolved.learner == "ppo":
-        if "no-ppo" in (ablate or []) and not resolved.warm_start.sequence:
+        if "no-ppo" in ablate and not resolved.warm_start.sequence:
             raise ConfigError("without PPO and without a warm start nothing is learned; add --warm-start BUNDLE")
         if generations is not None:
             raise ConfigError("--generations is for the other learners; what PPO spends follows from its --steps")
-        resolved = replace(resolved, generations=0)
-    elif "no-ppo" in (ablate or []):
+        return replace(resolved, generations=0)
+    if "no-ppo" in ablate:
         raise ConfigError(f"--ablate no-ppo leaves the warm start of PPO; learner {resolved.learner} has none")
-    what = [resolved.suite, *([resolved.learner] if resolved.learner != "ppo" else []), *(ablate or [])]
-    folder = out or Path("runs") / f"{Path(resolved.backbone).name}-{'-'.join(what)}-seed{resolved.seed}"
-    run_training(resolved, folder, resume=resume)
+    return resolved
 
 
 def run_training(resolved: defaults.TrainConfig, folder: Path, *, resume: bool) -> Path:
@@ -118,38 +159,56 @@ def run_training(resolved: defaults.TrainConfig, folder: Path, *, resume: bool) 
         ConfigError: The suite is one that is evaluated, or the feedback would be oracle.
         DataError: It has no data, or no task that can train.
     """
+    return run_trainings([(resolved, folder)], resume=resume)[0]
+
+
+def run_trainings(runs: Sequence[tuple[defaults.TrainConfig, Path]], *, resume: bool) -> list[Path]:
+    """As `run_training`, several side by side."""
+    from promptrl_plugin.agent.parts import build
+    from promptrl_plugin.agent.side_by_side import SharedParts, run_side_by_side
+    from promptrl_plugin.agent.train import train as train_agent
+    from promptrl_plugin.storage.runs import RunFolder
+
+    checked = [_checked(resolved, folder, resume=resume) for resolved, folder in runs]  # before a model is loaded
+    command = "promptrl " + shlex.join(sys.argv[1:])
+    several = len(runs) > 1
+    with TrainProgress() as progress, ExitStack() as opened:
+        shared = opened.enter_context(SharedParts()) if several else None
+        trainings: list[Callable[[], TrainResult]] = []
+        for (config, begun, suite), (_, folder) in zip(checked, runs, strict=True):
+            listener = TrainProgress(f"seed {config.seed}", progress) if several else progress
+            parts = build(config, listener, command=command, suite=suite, shared=shared)
+            opened.callback(parts.close)
+            run = RunFolder.open(folder) if begun else RunFolder.create(folder, config)
+            console.print(parts.description(), highlight=False)
+            trainings.append(partial(train_agent, parts, run, listener, resume=resume))
+        results = run_side_by_side(trainings, shared) if shared is not None else [trainings[0]()]
+    for result in results:
+        console.print(f"policy bundle: {result.bundle}", highlight=False, soft_wrap=True)
+        console.print(f"learning curve: {result.curve}", highlight=False, soft_wrap=True)
+        if result.learned:
+            console.print(result.learned, highlight=False, markup=False, soft_wrap=True)
+        console.print(f"validation tasks solved by what was selected: {result.best_validation:.3f}", highlight=False)
+    return [result.bundle for result in results]
+
+
+def _checked(resolved: defaults.TrainConfig, folder: Path, *, resume: bool) -> tuple[defaults.TrainConfig, bool, Suite]:
+    """Whether a run can begin or go on: its settings, whether it was begun, and the suite of its tasks."""
+    from promptrl_plugin.storage.runs import RunFolder
+    from promptrl_plugin.suites.registry import load_train_suite
+
     if resolved.env.feedback == "oracle":
         raise ConfigError("training already rewards with all tests of the train tasks; use feedback visible or none")
     if resolved.learner not in defaults.LEARNED.values():
         raise UnknownNameError("learner", resolved.learner, defaults.LEARNED.values())
-    from promptrl_plugin.agent.parts import build
-    from promptrl_plugin.agent.train import train as train_agent
-    from promptrl_plugin.storage.runs import RunFolder
-    from promptrl_plugin.suites.registry import load_train_suite
-
     begun = RunFolder(folder).config_path.exists()
     if begun:
-        # refuses, before a model is loaded, to start over in a folder that holds a run
+        # refuses to start over in a folder that holds a run
         run = RunFolder.open(folder) if resume else RunFolder.create(folder, resolved)
         resolved = defaults.from_dict(defaults.TrainConfig, run.config())
     elif resume:
         console.print(f"{folder} holds no run yet: beginning one", highlight=False, soft_wrap=True)
-    suite = load_train_suite(resolved.suite)  # refuses before a model is loaded or a folder made
-    command = "promptrl " + shlex.join(sys.argv[1:])
-    with TrainProgress() as progress:
-        parts = build(resolved, progress, command=command, suite=suite)
-        try:
-            run = RunFolder.open(folder) if begun else RunFolder.create(folder, resolved)
-            console.print(parts.description(), highlight=False)
-            result = train_agent(parts, run, progress, resume=resume)
-        finally:
-            parts.close()
-    console.print(f"policy bundle: {result.bundle}", highlight=False, soft_wrap=True)
-    console.print(f"learning curve: {result.curve}", highlight=False, soft_wrap=True)
-    if result.learned:
-        console.print(result.learned, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"validation tasks solved by what was selected: {result.best_validation:.3f}", highlight=False)
-    return result.bundle
+    return resolved, begun, load_train_suite(resolved.suite)
 
 
 def _base(config: Path | None, like: Path | None) -> defaults.TrainConfig:

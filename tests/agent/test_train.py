@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 
 from promptrl_plugin.agent import parts as parts_module
 from promptrl_plugin.agent import setup as episode_setup
+from promptrl_plugin.agent import side_by_side
 from promptrl_plugin.agent.bundle import PolicyBundle
 from promptrl_plugin.agent.setup import EpisodeSetup
 from promptrl_plugin.agent.train import survey, train
@@ -21,9 +24,9 @@ from promptrl_plugin.backbones.scripted import ScriptedBackbone
 from promptrl_plugin.checking.judge import IsolatedJudge
 from promptrl_plugin.config import EnvConfig, JudgeConfig, PPOConfig, TrainConfig
 from promptrl_plugin.env.feedback import VisibleFeedback
-from promptrl_plugin.errors import BundleError, LeakageError
+from promptrl_plugin.errors import BackboneError, BundleError, ConfigError, LeakageError
 from promptrl_plugin.harnesses.crossfit import FoldSuite
-from promptrl_plugin.records import Feedback, GenerationRequest, Task
+from promptrl_plugin.records import Decoding, Feedback, GenerationRequest, Prompt, Task
 from promptrl_plugin.storage.cache import Cache
 from promptrl_plugin.storage.runs import RunFolder
 from promptrl_plugin.strategies import registry
@@ -121,6 +124,60 @@ def test_training_writes_everything_and_the_policy_solves_held_out_tasks(tmp_pat
     assert [s.task_id for s in samples] == [t.id for t in tasks]
     assert all(1 <= s.generations <= 3 for s in samples)
     assert all(f"def {t.entry_point}" in s.solution for s, t in zip(samples, tasks, strict=True))
+
+
+@pytest.mark.parametrize("learner", ["ppo", "linucb", "best-fixed"])
+def test_runs_side_by_side_learn_what_each_learns_alone(
+    learner: str, tmp_path: Path, scripted: ScriptedBackbone, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(side_by_side, "load_backbone", lambda name, **_: scripted)
+    configs = [replace(CONFIG, learner=learner, generations=120, seed=seed) for seed in (0, 1, 2)]
+    alone = [PolicyBundle.load(run_training(tmp_path / f"alone{c.seed}", c)) for c in configs]
+    monkeypatch.setenv("PROMPTRL_CACHE", str(tmp_path / "another cache"))
+    asked = len(scripted.requests)
+    with side_by_side.SharedParts() as shared:
+        parts = [parts_module.build(c, Silent(), shared=shared) for c in configs]
+        runs = [RunFolder.create(tmp_path / f"beside{c.seed}", c) for c in configs]
+        results = side_by_side.run_side_by_side(
+            [partial(train, p, run, Silent()) for p, run in zip(parts, runs, strict=True)], shared
+        )
+        for p in parts:
+            p.close()
+    assert len(scripted.requests) > asked
+    for one, result in zip(alone, results, strict=True):
+        other = PolicyBundle.load(result.bundle)
+        assert other.network == one.network
+        assert other.weights.keys() == one.weights.keys()
+        assert all(np.array_equal(other.weights[k], one.weights[k]) for k in one.weights)
+
+
+def test_the_first_run_that_fails_stops_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    never = threading.Event()
+
+    def hold(_request: GenerationRequest) -> str:
+        never.wait(30)
+        return "x"
+
+    monkeypatch.setattr(side_by_side, "load_backbone", lambda name, **_: ScriptedBackbone(hold))
+    with side_by_side.SharedParts() as shared:
+        client = shared.backbone("held", backend="hf", dtype="auto", base_url=None)
+        ended: list[BaseException] = []
+
+        def waiting() -> None:
+            try:
+                client.generate([GenerationRequest(Prompt((), "", "p"), Decoding())])
+            except BackboneError as e:
+                ended.append(e)
+                raise
+
+        def failing() -> None:
+            raise ConfigError("the disk is full; free some space")
+
+        with pytest.raises(ConfigError, match="free some space"):
+            side_by_side.run_side_by_side([waiting, failing], shared)
+        assert len(ended) == 1
+        assert "--resume" in str(ended[0])
+        never.set()
 
 
 def test_a_survey_generates_what_every_operator_makes_of_the_tasks_own_prompt(

@@ -20,7 +20,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[TrainCo
     """What `promptrl train` would train, and where."""
     seen: list[tuple[TrainConfig, Path]] = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training, "run_training", lambda config, folder, *, resume: seen.append((config, folder)))
+    monkeypatch.setattr(training, "run_trainings", lambda runs, *, resume: seen.extend(runs))
     return seen
 
 
@@ -79,9 +79,33 @@ def test_like_takes_over_settings_and_what_was_spent(
     assert ppo == replace(config, backbone="m", operator_kinds=("direct", "lexical"))
 
 
+def test_several_seeds_are_a_run_each_with_folders_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, asked: list[tuple[TrainConfig, Path]], tmp_path: Path
+):
+    for seed in (3, 5):
+        run = RunFolder.create(tmp_path / f"ppo{seed}", replace(TrainConfig(), seed=seed))
+        run.log({"steps": 10, "generations/distinct": 100.0 + seed})
+        run.close()
+        (tmp_path / f"ppo{seed}" / "bundle").mkdir()
+    assert (
+        train(monkeypatch, "--learner", "gepa", "--like", "ppo{seed}", "--seeds", "3,5,3", "--out", "gepa-{seed}") == 0
+    )
+    assert [(c.seed, c.generations, f) for c, f in asked] == [(3, 103, Path("gepa-3")), (5, 105, Path("gepa-5"))]
+    asked.clear()
+    assert train(monkeypatch, "--seeds", "0, 1") == 0
+    assert [f.name for _, f in asked] == ["m-mbpp-train-seed0", "m-mbpp-train-seed1"]
+    asked.clear()
+    assert train(monkeypatch, "--seed", "4", "--out", "run{seed}") == 0
+    assert [f.name for _, f in asked] == ["run4"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
+        (("--seeds", "0,1", "--seed", "2"), "leave out --seed"),
+        (("--seeds", "0,1", "--out", "run"), "--out 'run{seed}'"),
+        (("--seeds", "one"), "separated by commas"),
+        (("--seeds", ","), "separated by commas"),
         (("--ablate", "no-lexicals"), "no-lexical"),
         (("--generations", "5"), "follows from its --steps"),
         (("--learner", "linucb", "--generations", "0"), "--generations 1 or more"),

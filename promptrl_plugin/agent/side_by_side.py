@@ -1,0 +1,73 @@
+"""Several training runs at once in one process: each in a thread, with one model, whose batches they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import Self, TypeVar
+
+from promptrl_plugin.backbones.base import Backbone
+from promptrl_plugin.backbones.registry import load_backbone
+from promptrl_plugin.backbones.shared import SharedBackbone
+from promptrl_plugin.checking.judge import IsolatedJudge
+from promptrl_plugin.config import JudgeConfig
+from promptrl_plugin.errors import BackboneError
+
+__all__ = ["SharedParts", "run_side_by_side"]
+
+T = TypeVar("T")
+
+
+class SharedParts:
+    """What runs have in common, made once for all that ask for it: models and judges.
+
+    Usable as a context manager, which frees the models at its end.
+    """
+
+    def __init__(self) -> None:
+        self._models: dict[tuple[str, str, str, str | None], SharedBackbone] = {}
+        self._judges: dict[JudgeConfig, IsolatedJudge] = {}
+
+    def backbone(self, name: str, *, backend: str, dtype: str, base_url: str | None) -> Backbone:
+        """As `load_backbone`, for one of the runs."""
+        options = (name, backend, dtype, base_url)
+        if options not in self._models:
+            inner = load_backbone(name, backend=backend, dtype=dtype, base_url=base_url)
+            self._models[options] = SharedBackbone(inner)
+        return self._models[options].client()
+
+    def judge(self, config: JudgeConfig) -> IsolatedJudge:
+        """A judge, which answers one run after another; it may be closed by each, and starts again when needed."""
+        if config not in self._judges:
+            self._judges[config] = IsolatedJudge(config)
+        return self._judges[config]
+
+    def stop(self, error: BaseException) -> None:
+        """Generate no more; the runs that wait for it get `error`."""
+        for model in self._models.values():
+            model.stop(error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for model in self._models.values():
+            model.close()
+
+
+def run_side_by_side(runs: Sequence[Callable[[], T]], shared: SharedParts) -> list[T]:
+    """Run all at once and return what they return, in order; the first that fails stops the others.
+
+    Raises:
+        BaseException: What the first to fail raised, or what interrupted the waiting.
+    """
+    with ThreadPoolExecutor(len(runs), thread_name_prefix="run") as pool:
+        futures = [pool.submit(run) for run in runs]
+        try:
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+        except BaseException:
+            shared.stop(BackboneError("stopped, since another run failed or was interrupted; go on with --resume"))
+            raise
+        return [future.result() for future in futures]
