@@ -14,9 +14,18 @@ import typer
 
 from promptrl_plugin.cli.compare import compare
 from promptrl_plugin.cli.console import console
-from promptrl_plugin.cli.evaluate import Backend, BaseUrl, Budget, Dtype, Protocol, RayAddress, joined_urls
+from promptrl_plugin.cli.evaluate import (
+    Backend,
+    BaseUrl,
+    Budget,
+    Dtype,
+    Protocol,
+    RayAddress,
+    joined_urls,
+    seed_numbers,
+)
 from promptrl_plugin.cli.report import report
-from promptrl_plugin.cli.training import like_run, run_training, under
+from promptrl_plugin.cli.training import like_run, run_trainings, under
 from promptrl_plugin.config import DEFAULT_SUITE, LEARNED, PROTOCOLS, TrainConfig, load, recipes
 from promptrl_plugin.errors import ConfigError, UnknownNameError
 
@@ -34,15 +43,15 @@ class Step:
         command: What does the same by hand.
         generations: At most so many LLM generations.
         done: Whether it need not be run (again).
-        run: Runs it, or goes on with it.
+        run: Runs it, or goes on with it; not of a training.
         training: Of a training, its run folder and what makes its settings, once what it depends on is done.
-        stage: Steps of one stage do not depend on each other.
+        stage: Trainings of one stage do not depend on each other: they run side by side.
     """
 
     command: str
     generations: int
     done: bool
-    run: Callable[[], Any]
+    run: Callable[[], Any] | None = None
     training: tuple[Path, Callable[[], TrainConfig]] | None = None
     stage: int = 0
 
@@ -99,10 +108,7 @@ class Plan:
         return self._training(command, folder, lambda: replace(like_run(like), learner=learner), stage=1)
 
     def _training(self, command: str, folder: Path, settings: Callable[[], TrainConfig], stage: int) -> Step:
-        def run() -> None:
-            run_training(settings(), folder, resume=True)
-
-        return Step(command, self.config.ppo.total_steps, _finished(folder), run, (folder, settings), stage)
+        return Step(command, self.config.ppo.total_steps, _finished(folder), None, (folder, settings), stage)
 
     def _compare(self) -> Step:
         from promptrl_plugin.suites.registry import load_suite
@@ -177,7 +183,7 @@ def reproduce(
         suite="apps-train" if suite.startswith("apps") else "starter-train" if suite.startswith("starter") else settings.suite,
     )  # fmt: skip
     folder = out or Path("runs") / f"{Path(backbone).name.lower()}-{suite}-{protocol}"
-    plan = Plan(settings, suite, protocol, _seeds(seeds), settings.env.budget, _learners(learners), folder, ray)
+    plan = Plan(settings, suite, protocol, seed_numbers(seeds), settings.env.budget, _learners(learners), folder, ray)
     steps = plan.steps()
     for number, step in enumerate(steps, 1):
         most = f", at most {step.generations:,} generations" if step.generations else ""
@@ -188,10 +194,14 @@ def reproduce(
         )
         if dry_run or step.done:
             continue
-        if ray is None or step.training is None:
+        if step.run is not None:
             step.run()
         elif step is (together := [s for s in steps if s.stage == step.stage and s.training and not s.done])[-1]:
-            _train_there(ray, together)
+            trainings = [s.training for s in together if s.training is not None]
+            if ray is not None:
+                _train_there(ray, trainings)
+            else:
+                run_trainings([(settings(), folder) for folder, settings in trainings], resume=True)
 
 
 def _settings(backbone: str, config: Path | None, protocol: str, budget: int | None) -> TrainConfig:
@@ -219,23 +229,15 @@ def _learners(text: str | None) -> tuple[str, ...]:
     return named
 
 
-def _seeds(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise ConfigError(f"--seeds {text!r} must be whole numbers with commas between them") from None
-
-
 def _finished(folder: Path) -> bool:
     return (folder / _LAST).exists()
 
 
-def _train_there(address: str, steps: Sequence[Step]) -> None:
+def _train_there(address: str, trainings: Sequence[tuple[Path, Callable[[], TrainConfig]]]) -> None:
     """Run trainings that do not depend on each other on a cluster; each folder is here as soon as it is done."""
     from promptrl_plugin.evaluation.cluster import Cluster, Files, read_files, train_run, write_files
 
     command = "promptrl " + shlex.join(sys.argv[1:])
-    trainings = [step.training for step in steps if step.training is not None]
 
     def done(i: int, files: Files) -> None:
         write_files(trainings[i][0], files, last=[_LAST])

@@ -171,12 +171,13 @@ def run_trainings(runs: Sequence[tuple[defaults.TrainConfig, Path]], *, resume: 
 
     checked = [_checked(resolved, folder, resume=resume) for resolved, folder in runs]  # before a model is loaded
     command = "promptrl " + shlex.join(sys.argv[1:])
-    several = len(runs) > 1
+    several, alike = len(runs) > 1, len({config.learner for config, _, _ in checked}) == 1
     with TrainProgress() as progress, ExitStack() as opened:
         shared = opened.enter_context(SharedParts()) if several else None
         trainings: list[Callable[[], TrainResult]] = []
         for (config, begun, suite), (_, folder) in zip(checked, runs, strict=True):
-            listener = TrainProgress(f"seed {config.seed}", progress) if several else progress
+            which = f"seed {config.seed}" if alike else f"{config.learner}, seed {config.seed}"
+            listener = TrainProgress(which, progress) if several else progress
             parts = build(config, listener, command=command, suite=suite, shared=shared)
             opened.callback(parts.close)
             run = RunFolder.open(folder) if begun else RunFolder.create(folder, config)

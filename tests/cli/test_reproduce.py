@@ -14,6 +14,7 @@ import pytest
 
 from promptrl_plugin.agent import parts as parts_module
 from promptrl_plugin.agent import setup as episode_setup
+from promptrl_plugin.agent import side_by_side
 from promptrl_plugin.agent.bundle import PolicyBundle
 from promptrl_plugin.backbones.caching import CachingBackbone
 from promptrl_plugin.backbones.scripted import ScriptedBackbone
@@ -65,6 +66,7 @@ def scripted_in(patch: pytest.MonkeyPatch, folder: Path) -> ScriptedBackbone:
     patch.chdir(folder)
     patch.setenv("PROMPTRL_CACHE", str(folder / "cache"))
     patch.setattr(parts_module, "load_backbone", lambda name, cache=None, **_: CachingBackbone(backbone, cache))
+    patch.setattr(side_by_side, "load_backbone", lambda name, **_: backbone)
     patch.setattr(compare, "open_backbone", lambda options, cache: CachingBackbone(backbone, cache))
     for module in (parts_module, episode_setup):
         patch.setattr(module, "load_embedder", lambda name, cache: embed)
@@ -139,7 +141,7 @@ def test_a_step_that_was_broken_off_is_gone_on_with(monkeypatch: pytest.MonkeyPa
     lines = samples.read_text().splitlines(keepends=True)
     samples.write_text("".join(lines[:7]))
     Path("all/compare/results.json").unlink()
-    monkeypatch.setattr(reproduce, "run_training", never)
+    monkeypatch.setattr(reproduce, "run_trainings", never)
     assert run(monkeypatch, *COMMAND) == 0
     assert samples.read_text().splitlines(keepends=True)[:7] == lines[:7]
     assert sorted(samples.read_text().splitlines()) == sorted(line.strip() for line in lines)
