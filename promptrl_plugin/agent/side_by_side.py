@@ -17,6 +17,9 @@ __all__ = ["SharedParts", "run_side_by_side"]
 
 T = TypeVar("T")
 
+_SERVED = frozenset({"openai", "ollama", "anthropic", "google", "bedrock"})
+"""Backends whose server brings together what several clients send: each run has a client of its own."""
+
 
 class SharedParts:
     """What runs have in common, made once for all that ask for it: models and judges.
@@ -30,6 +33,8 @@ class SharedParts:
 
     def backbone(self, name: str, *, backend: str, dtype: str, base_url: str | None) -> Backbone:
         """As `load_backbone`, for one of the runs."""
+        if backend in _SERVED:
+            return load_backbone(name, backend=backend, dtype=dtype, base_url=base_url)
         options = (name, backend, dtype, base_url)
         if options not in self._models:
             inner = load_backbone(name, backend=backend, dtype=dtype, base_url=base_url)

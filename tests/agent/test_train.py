@@ -180,6 +180,20 @@ def test_the_first_run_that_fails_stops_the_others(tmp_path: Path, monkeypatch: 
         never.set()
 
 
+def test_a_model_in_this_process_is_loaded_once_and_a_server_has_a_client_a_run(monkeypatch: pytest.MonkeyPatch):
+    loaded: list[str] = []
+
+    def load(name: str, *, backend: str, **_: object) -> ScriptedBackbone:
+        loaded.append(backend)
+        return ScriptedBackbone({"": "x"}, name=name)
+
+    monkeypatch.setattr(side_by_side, "load_backbone", load)
+    with side_by_side.SharedParts() as shared:
+        for backend in ("hf", "hf", "openai", "openai"):
+            shared.backbone("m", backend=backend, dtype="auto", base_url=None)
+    assert loaded == ["hf", "openai", "openai"]
+
+
 def test_a_survey_generates_what_every_operator_makes_of_the_tasks_own_prompt(
     tmp_path: Path, scripted: ScriptedBackbone
 ):
