@@ -6,6 +6,8 @@ VENV := .venv
 # A pinned release, so that set-up is repeatable; the package itself admits a range.
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
+# Two workers: more would need more memory than a small machine has, as each loads models.
+SHARED_OUT ?= -n 2 --dist loadgroup
 
 .PHONY: quickstart test lint setup clean
 
@@ -13,7 +15,7 @@ quickstart: setup
 	$(BIN)/promptrl quickstart
 
 test: lint
-	$(BIN)/python -m pytest --cov=promptrl_plugin --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED_OUT) --cov=promptrl_plugin --cov-report=term:skip-covered
 
 lint: setup
 	$(BIN)/ruff check .

@@ -52,6 +52,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "Runs and results": (
         "harnesses.options",
         "harnesses.session",
+        "harnesses.listener",
         "harnesses.samples",
         "evaluation.judging",
         "evaluation.compare",

@@ -53,6 +53,15 @@ class SharedBackbone:
                     answers.put(error)
             self._changed.notify_all()
 
+    def check(self) -> None:
+        """Whether generating goes on; a run that finds all it asks for in a cache learns of its end only here.
+
+        Raises:
+            BaseException: What ended the generating, if it has ended.
+        """
+        if self._error is not None:
+            raise self._error
+
     def close(self) -> None:
         """End the thread once nothing is asked for any more, and close the inner backbone."""
         with self._changed:
@@ -69,8 +78,7 @@ class SharedBackbone:
             BaseException: What ended the generating, if it has ended.
         """
         with self._changed:
-            if self._error is not None:
-                raise self._error
+            self.check()
             for ticket, request in asked:
                 key = completion_key(self.inner.fingerprint, self.inner.chat, request)
                 if key not in self._waiting:
@@ -143,6 +151,7 @@ class _Client:
 
     def serve(self, feed: Feed) -> None:
         """Generate until the feed has no more; see `StreamingBackbone.serve`."""
+        self._shared.check()
         answers: _Answers = queue.SimpleQueue()
         missing = 0
         while True:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from promptrl_plugin.cli.console import console
+from promptrl_plugin.cli.console import console, print_whole
 
 __all__ = ["app"]
 
@@ -25,7 +25,7 @@ def info() -> None:
         for name, count in cache.counts().items():
             table.add_row(name, str(count))
         console.print(f"{cache.path}", highlight=False, soft_wrap=True)
-        console.print(table)
+        print_whole(table)
 
 
 @app.command("export")

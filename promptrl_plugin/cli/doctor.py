@@ -8,7 +8,7 @@ import platform
 
 from rich.table import Table
 
-from promptrl_plugin.cli.console import console
+from promptrl_plugin.cli.console import console, print_whole
 from promptrl_plugin.config import cache_dir
 
 __all__ = ["doctor"]
@@ -34,4 +34,4 @@ def doctor() -> None:
     table = Table("isolation layer", "available", "why not")
     for layer, available, reason in probe():
         table.add_row(layer, "yes" if available else "no", reason)
-    console.print(table)
+    print_whole(table)

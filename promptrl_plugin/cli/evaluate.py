@@ -98,7 +98,7 @@ RayAddress = Annotated[
 
 
 class SolveProgress:
-    """Shows a run of `promptrl_plugin.harnesses.session` (its `Listener`)."""
+    """Shows a run of `promptrl_plugin.harnesses.session` (a `Listener`)."""
 
     def __init__(self) -> None:
         self._bar: GenerationProgress | None = None
@@ -201,8 +201,9 @@ def judge(
         judge_: Judge
         if ray is not None:
             from promptrl_plugin.evaluation.cluster import Cluster
+            from promptrl_plugin.evaluation.cluster_judge import ClusterJudge
 
-            judge_ = stack.enter_context(Cluster(ray)).judge(JudgeConfig(verdicts=verdicts))
+            judge_ = ClusterJudge(stack.enter_context(Cluster(ray)), JudgeConfig(verdicts=verdicts))
             stack.callback(judge_.close)
         else:
             judge_ = local = stack.enter_context(IsolatedJudge(JudgeConfig(workers=workers, verdicts=verdicts)))

@@ -235,7 +235,8 @@ def _finished(folder: Path) -> bool:
 
 def _train_there(address: str, trainings: Sequence[tuple[Path, Callable[[], TrainConfig]]]) -> None:
     """Run trainings that do not depend on each other on a cluster; each folder is here as soon as it is done."""
-    from promptrl_plugin.evaluation.cluster import Cluster, Files, read_files, train_run, write_files
+    from promptrl_plugin.evaluation.cluster import Cluster
+    from promptrl_plugin.evaluation.cluster_jobs import Files, read_files, train_run, write_files
 
     command = "promptrl " + shlex.join(sys.argv[1:])
 

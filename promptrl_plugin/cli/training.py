@@ -124,12 +124,25 @@ def train(
         what = [resolved.suite, *([resolved.learner] if resolved.learner != "ppo" else []), *(ablate or [])]
         usual = Path("runs") / f"{Path(resolved.backbone).name}-{'-'.join(what)}-seed{resolved.seed}"
         runs.append((resolved, _of_seed(out, number) or usual))
-    run_trainings(runs, resume=resume)
+    run_trainings(runs, resume=resume, command=_of_one_seed)
 
 
 def _of_seed(path: _P, seed: int | None) -> _P:
     """`path` with ``{seed}`` replaced, where there is a seed to replace it by."""
     return path if path is None or seed is None else Path(str(path).replace("{seed}", str(seed)))
+
+
+def _of_one_seed(words: Sequence[str], seed: int) -> str:
+    """The command that trains the run of one seed alone, from one that may train several."""
+    alone: list[str] = []
+    for word, before in zip(words, ["", *words], strict=False):
+        if before == "--seeds":
+            alone.append(str(seed))
+        elif word == "--seeds" or word.startswith("--seeds="):
+            alone.append("--seed" if word == "--seeds" else f"--seed={seed}")
+        else:
+            alone.append(word.replace("{seed}", str(seed)))
+    return "promptrl " + shlex.join(alone)
 
 
 def _for_its_learner(
@@ -162,15 +175,23 @@ def run_training(resolved: defaults.TrainConfig, folder: Path, *, resume: bool) 
     return run_trainings([(resolved, folder)], resume=resume)[0]
 
 
-def run_trainings(runs: Sequence[tuple[defaults.TrainConfig, Path]], *, resume: bool) -> list[Path]:
-    """As `run_training`, several side by side."""
+def _as_typed(words: Sequence[str], _seed: int) -> str:
+    return "promptrl " + shlex.join(words)
+
+
+def run_trainings(
+    runs: Sequence[tuple[defaults.TrainConfig, Path]],
+    *,
+    resume: bool,
+    command: Callable[[Sequence[str], int], str] = _as_typed,
+) -> list[Path]:
+    """As `run_training`, several side by side; `command` makes of what was typed and a seed what its bundle says."""
     from promptrl_plugin.agent.parts import build
     from promptrl_plugin.agent.side_by_side import SharedParts, run_side_by_side
     from promptrl_plugin.agent.train import train as train_agent
     from promptrl_plugin.storage.runs import RunFolder
 
     checked = [_checked(resolved, folder, resume=resume) for resolved, folder in runs]  # before a model is loaded
-    command = "promptrl " + shlex.join(sys.argv[1:])
     several, alike = len(runs) > 1, len({config.learner for config, _, _ in checked}) == 1
     with TrainProgress() as progress, ExitStack() as opened:
         shared = opened.enter_context(SharedParts()) if several else None
@@ -178,7 +199,7 @@ def run_trainings(runs: Sequence[tuple[defaults.TrainConfig, Path]], *, resume: 
         for (config, begun, suite), (_, folder) in zip(checked, runs, strict=True):
             which = f"seed {config.seed}" if alike else f"{config.learner}, seed {config.seed}"
             listener = TrainProgress(which, progress) if several else progress
-            parts = build(config, listener, command=command, suite=suite, shared=shared)
+            parts = build(config, listener, command=command(sys.argv[1:], config.seed), suite=suite, shared=shared)
             opened.callback(parts.close)
             run = RunFolder.open(folder) if begun else RunFolder.create(folder, config)
             console.print(parts.description(), highlight=False)

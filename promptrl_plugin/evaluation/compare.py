@@ -22,9 +22,9 @@ from promptrl_plugin.env.selection import Selector
 from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.evaluation.outcomes import Outcome, outcomes_of, submitted_after
 from promptrl_plugin.harnesses.crossfit import solve_crossfit
+from promptrl_plugin.harnesses.listener import Listener
 from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions, StrategyOptions
 from promptrl_plugin.harnesses.session import (
-    Listener,
     OnSolved,
     check_request,
     check_visible,
@@ -218,7 +218,7 @@ def _solve_there(
     solved: OnSolved,
 ) -> None:
     """Solve the cells on a cluster. Each is on file as soon as it is done; `solved` gets them in their order."""
-    from promptrl_plugin.evaluation.cluster import read_files, solve_cell, write_files
+    from promptrl_plugin.evaluation.cluster_jobs import read_files, solve_cell, write_files
 
     jobs = []
     for request in requests:

@@ -14,9 +14,10 @@ from typing import Any
 from promptrl_plugin.backbones.base import Backbone
 from promptrl_plugin.config import LEARNED, TrainConfig, load, to_dict
 from promptrl_plugin.errors import ConfigError
+from promptrl_plugin.harnesses.listener import Listener
 from promptrl_plugin.harnesses.options import SolveOptions
 from promptrl_plugin.harnesses.samples import SampleFiles, samples_path, sibling
-from promptrl_plugin.harnesses.session import Listener, Owed, identity, open_strategy, select, solve_owed
+from promptrl_plugin.harnesses.session import Owed, identity, open_strategy, select, solve_owed
 from promptrl_plugin.records import Task, content_hash
 from promptrl_plugin.suites.base import Suite
 from promptrl_plugin.suites.hidden import HiddenTests

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import promptrl_plugin
 from promptrl_plugin.backbones.base import Backbone
@@ -18,6 +17,7 @@ from promptrl_plugin.checking.base import Judge
 from promptrl_plugin.config import TAKES_POLICY, EnvConfig, JudgeConfig, env_of, to_dict
 from promptrl_plugin.env.feedback import Checker, NoFeedback, make_checker
 from promptrl_plugin.errors import BundleError, ConfigError, DataError, UnknownNameError
+from promptrl_plugin.harnesses.listener import Listener
 from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions, StrategyOptions
 from promptrl_plugin.harnesses.samples import SampleFiles, samples_path
 from promptrl_plugin.records import Feedback, Sample, Task, content_hash
@@ -26,10 +26,8 @@ from promptrl_plugin.strategies.base import Strategy
 from promptrl_plugin.suites.base import Suite
 
 __all__ = [
-    "Listener",
     "OnSolved",
     "Owed",
-    "TerminalListener",
     "check_request",
     "check_visible",
     "counted_from",
@@ -45,22 +43,6 @@ OnSolved = Callable[[int, Path], None]
 
 Opened = tuple[SolveOptions, Strategy, str]
 """What is asked for, its strategy, and the hash of its policy."""
-
-
-class Listener(Protocol):
-    """Follows a run."""
-
-    def begin(self, label: str, done: int, total: int, samples: Path) -> None:
-        """Solving starts; `done` of `total` tasks are finished already."""
-
-    def sample(self) -> None:
-        """A task is finished and its sample is on file."""
-
-    def generation(self) -> None:
-        """The backbone finished a generation."""
-
-    def end(self) -> None:
-        """Solving is over, or was broken off."""
 
 
 def run(options: SolveOptions, listener: Listener) -> Path:
@@ -325,28 +307,3 @@ def identity(options: SolveOptions, suite: Suite, backbone: Backbone, policy: st
 def _cache_of(backbone: Backbone) -> Cache | None:
     """The cache behind a backbone, for verdicts and embeddings; a harness's own model has none."""
     return backbone.cache if isinstance(backbone, CachingBackbone) else None
-
-
-class TerminalListener:
-    """A bar over tasks on stderr, with the rate of generations; one line where there is no terminal."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._generations = 0
-
-    def begin(self, label: str, done: int, total: int, samples: Path) -> None:
-        from tqdm import tqdm
-
-        # evalplus.codegen announces its two files with these words.
-        sys.stderr.write(f"Sanitized code outputs will be saved to {samples}\n")
-        self._bar = tqdm(total=total, initial=done, desc=label, unit="task", disable=not sys.stderr.isatty())
-
-    def sample(self) -> None:
-        self._bar.update()
-
-    def generation(self) -> None:
-        self._generations += 1
-        self._bar.set_postfix(generations=self._generations, refresh=False)
-
-    def end(self) -> None:
-        self._bar.close()

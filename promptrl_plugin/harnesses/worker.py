@@ -47,7 +47,8 @@ def solve_apart(flags: Mapping[str, Any]) -> Path:
 def main() -> None:
     """Entry point of the child process."""
     from promptrl_plugin.harnesses.evalplus import in_evalplus_words, parse_flags
-    from promptrl_plugin.harnesses.session import TerminalListener, run
+    from promptrl_plugin.harnesses.listener import TerminalListener
+    from promptrl_plugin.harnesses.session import run
 
     request, outcome = Path(sys.argv[1]), Path(sys.argv[2])
     try:

@@ -134,6 +134,10 @@ def test_stopping_lets_go_who_waits() -> None:
         shared.stop(BackboneError("stopped; go on with --resume"))
         with pytest.raises(BackboneError, match="--resume"):
             waiting.result(30)
+    cached = Answering(3)
+    cached.ready = []  # as of a run that finds all it asks for in a cache
+    with pytest.raises(BackboneError, match="--resume"):
+        shared.client().serve(cached)  # type: ignore[attr-defined]
     gate.opened.set()
     shared.close()
 

@@ -188,7 +188,6 @@ def test_a_narrow_terminal_folds_and_cuts_nothing(monkeypatch: pytest.MonkeyPatc
 
 
 def test_suites_tells_what_is_at_hand(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setenv("COLUMNS", "200")
     for variable in ("MBPP_OVERRIDE_PATH", "HUMANEVAL_OVERRIDE_PATH", "PROMPTRL_MBPP_PATH"):
         monkeypatch.setenv(variable, "/no/such/file")
     assert run(monkeypatch, "suites") == 0

@@ -16,8 +16,8 @@ from promptrl_plugin.config import JudgeConfig
 
 
 @pytest.fixture(autouse=True)
-def wide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+def narrow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("PROMPTRL_CACHE", str(tmp_path))
     monkeypatch.setattr("sys.argv", ["promptrl", "doctor"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from promptrl_plugin.cli import main as cli
 from promptrl_plugin.cli import training
 from promptrl_plugin.cli.compare import parse_policies
+from promptrl_plugin.cli.training import _of_one_seed
 from promptrl_plugin.config import RewardConfig, TrainConfig
 from promptrl_plugin.errors import ConfigError, UnknownNameError
 from promptrl_plugin.storage.runs import RunFolder
@@ -20,7 +22,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[TrainCo
     """What `promptrl train` would train, and where."""
     seen: list[tuple[TrainConfig, Path]] = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training, "run_trainings", lambda runs, *, resume: seen.extend(runs))
+    monkeypatch.setattr(training, "run_trainings", lambda runs, *, resume, command: seen.extend(runs))
     return seen
 
 
@@ -77,6 +79,17 @@ def test_like_takes_over_settings_and_what_was_spent(
     (gepa, _), (ppo, _) = asked
     assert gepa == replace(config, backbone="m", learner="gepa", generations=181, seed=1)
     assert ppo == replace(config, backbone="m", operator_kinds=("direct", "lexical"))
+
+
+@pytest.mark.parametrize("seeds", [["--seeds", "0,7"], ["--seeds=0,7"]])
+def test_a_bundle_of_several_seeds_names_the_command_of_its_own(seeds: list[str]) -> None:
+    words = ["train", "--config", "a recipe", *seeds, "--out", "runs/it-seed{seed}", "--resume"]
+    told = shlex.split(_of_one_seed(words, 7))
+    assert told[:4] == ["promptrl", "train", "--config", "a recipe"]
+    assert told[4:-3] in (["--seed", "7"], ["--seed=7"])
+    assert told[-3:] == ["--out", "runs/it-seed7", "--resume"]
+    alone = ["train", "--seed", "3", "--out", "runs/x"]
+    assert _of_one_seed(alone, 3) == "promptrl train --seed 3 --out runs/x"
 
 
 def test_several_seeds_are_a_run_each_with_folders_of_their_own(

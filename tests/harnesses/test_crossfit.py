@@ -12,9 +12,9 @@ from promptrl_plugin.backbones.scripted import ScriptedBackbone
 from promptrl_plugin.config import TrainConfig
 from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.harnesses import crossfit
+from promptrl_plugin.harnesses.listener import TerminalListener
 from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions, StrategyOptions
 from promptrl_plugin.harnesses.samples import sibling
-from promptrl_plugin.harnesses.session import TerminalListener
 from promptrl_plugin.records import Feedback
 from promptrl_plugin.storage.jsonl import read_jsonl
 from promptrl_plugin.strategies.direct import Direct

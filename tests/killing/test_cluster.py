@@ -20,6 +20,7 @@ from promptrl_plugin.checking.base import JudgeRequest
 from promptrl_plugin.checking.judge import IsolatedJudge
 from promptrl_plugin.config import JudgeConfig
 from promptrl_plugin.evaluation.cluster import Cluster
+from promptrl_plugin.evaluation.cluster_judge import ClusterJudge
 from promptrl_plugin.suites.registry import load_suite
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'promptrl-plugin[ray]'")
@@ -93,7 +94,7 @@ def test_a_judge_that_dies_loses_no_program(machines: Machines) -> None:
             machines.kill_one()
 
     with Cluster(machines.address) as cluster:
-        together = cluster.judge(JudgeConfig())
+        together = ClusterJudge(cluster, JudgeConfig())
         assert together.check(asked, progress) == alone
         assert seen == Counter(range(len(asked)))
         assert len(machines.workers) == 1
@@ -112,7 +113,7 @@ def test_a_judge_whose_process_dies_is_replaced(machines: Machines) -> None:
         alone = judge.check(asked)
     machines.mend()
     with Cluster(machines.address) as cluster:
-        together = cluster.judge(JudgeConfig())
+        together = ClusterJudge(cluster, JudgeConfig())
         killed: list[int] = []
 
         def kill_all(_i: int) -> None:
