@@ -7,7 +7,7 @@ VENV := .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 # Two workers: more would need more memory than a small machine has, as each loads models.
-SHARED_OUT ?= -n 2 --dist loadgroup
+SHARED_OUT ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: quickstart test lint setup clean
 

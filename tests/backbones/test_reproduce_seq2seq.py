@@ -34,6 +34,7 @@ workers = 1
 """
 
 
+@pytest.mark.slow
 def test_a_t5_is_trained_for_evaluated_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from promptrl_plugin.backbones.transformers import TransformersBackbone
 

@@ -109,6 +109,7 @@ COMMAND = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_everything_is_trained_evaluated_and_reported_and_a_second_call_makes_nothing_new(
     monkeypatch: pytest.MonkeyPatch, again: ScriptedBackbone
 ) -> None:

@@ -131,6 +131,7 @@ def test_a_judge_whose_process_dies_is_replaced(machines: Machines) -> None:
         together.close()
 
 
+@pytest.mark.slow
 def test_cells_of_a_comparison_survive_a_worker(machines: Machines, trained: Place, place: Place) -> None:
     command = (*COMPARE, "--policy", str(trained.work / "run" / "bundle"))
     assert place.run_fresh(*command) == 0, place.output
@@ -161,6 +162,7 @@ def test_cells_of_a_comparison_survive_a_worker(machines: Machines, trained: Pla
     assert len(machines.place.generated()) == before, "what is done is not done again"
 
 
+@pytest.mark.slow
 def test_training_seeds_run_on_the_cluster(machines: Machines, config: Path, place: Place) -> None:
     machines.mend()
     everything = (

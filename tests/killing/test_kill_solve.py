@@ -106,6 +106,7 @@ def test_compare_killed_at_random_and_while_judging(place: Place, trained: Place
         assert read_records(ours / path) == read_records(theirs / path), path
 
 
+@pytest.mark.slow
 def test_a_cross_fitted_comparison_killed_while_a_fold_trains(place: Place, config: Path) -> None:
     command = (
         "compare", "--model", "scripted", "--backend", "scripted", "--strategies", "direct,promptrl", "--suite",
