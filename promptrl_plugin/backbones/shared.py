@@ -54,7 +54,7 @@ class SharedBackbone:
             self._changed.notify_all()
 
     def check(self) -> None:
-        """Whether generating goes on; a run that finds all it asks for in a cache learns of its end only here.
+        """Make sure that generating goes on; a run that finds all it asks for in a cache learns of its end only here.
 
         Raises:
             BaseException: What ended the generating, if it has ended.

@@ -31,6 +31,9 @@ class Cluster:
     Args:
         address: Of its head, or ``"auto"`` for the one that this machine belongs to.
 
+    Attributes:
+        ray: The module, connected.
+
     Raises:
         ConfigError: Ray is not installed, or there is no such cluster.
     """

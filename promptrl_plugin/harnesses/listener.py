@@ -1,4 +1,4 @@
-"""Who follows the solving of a suite."""
+"""Who follows the solving of a suite: progress bars and counters."""
 
 from __future__ import annotations
 
