@@ -82,10 +82,11 @@ def validate(
     with IsolatedJudge(JudgeConfig(workers=workers)) as judge:
         judge.start()
         for path in paths:
+            notices: list[str] = []
             with GenerationProgress(f"judge {path.stem}", programs_of(path)) as bar:
-                problems = validate_entry(path, judge, _ticks(bar))
-            for problem in problems:
-                console.print(f"{path}: {problem}", highlight=False, markup=False, soft_wrap=True)
+                problems = validate_entry(path, judge, _ticks(bar), notices.append)
+            for line in [*notices, *problems]:
+                console.print(f"{path}: {line}", highlight=False, markup=False, soft_wrap=True)
             if problems:
                 wrong.append(path.stem)
             else:

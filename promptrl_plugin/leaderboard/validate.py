@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from promptrl_plugin.agent.bundle import PolicyBundle
 from promptrl_plugin.checking.base import Judge
+from promptrl_plugin.checking.results import JudgedSample
 from promptrl_plugin.config import LEARNED
 from promptrl_plugin.errors import ConfigError, EntryError, SamplesError, UnknownNameError, UserError
-from promptrl_plugin.evaluation.judging import judge_samples, read_samples
+from promptrl_plugin.evaluation.judging import Submission, judge_samples, read_samples
 from promptrl_plugin.harnesses.options import StrategyOptions
 from promptrl_plugin.leaderboard.entry import (
     Problem,
@@ -35,6 +37,7 @@ from promptrl_plugin.leaderboard.submission import (
     spending_name,
     submission_path,
 )
+from promptrl_plugin.records import Status
 from promptrl_plugin.storage.jsonl import read_jsonl
 from promptrl_plugin.storage.runs import write_atomic
 from promptrl_plugin.suites.base import Suite
@@ -43,18 +46,33 @@ from promptrl_plugin.suites.registry import load_suite, train_suite_of
 __all__ = ["programs_of", "validate_entry"]
 
 Entry = Mapping[str, Any]
+Statuses = tuple[str, str | None]  # of base and plus tests
+Notice = Callable[[str], None]
+
+_ATTEMPTS = 3
+"""How often a program is judged whose verdicts are not the claimed ones; near its time limit, it may exceed it once."""
+
+_SLOWER = 0.01
+"""Share of a seed's tasks whose claims may be worse than our verdicts, as of a machine that was slower."""
 
 
-def validate_entry(path: Path, judge: Judge, on_progress: Callable[[int], None] | None = None) -> list[Problem]:
+def validate_entry(
+    path: Path, judge: Judge, on_progress: Callable[[int], None] | None = None, on_notice: Notice | None = None
+) -> list[Problem]:
     """What is wrong with the entry in a file; nothing if it is as its submission says.
 
     The steps are: schema, settings, hashes, policies, and then the samples, which are judged anew. A step runs
     only if the earlier ones found nothing.
 
+    A program whose verdicts are not the claimed ones is judged again, alone, and one judging of three must agree.
+    Where a claim is worse than all of them, it stands for up to 1 % of a seed's tasks: the program may have run out
+    of time where the entry was made.
+
     Args:
         path: The entry; its submission is ``../submissions/<id>.zip``.
         judge: Judges the samples; not one that remembers verdicts.
         on_progress: Gets the position of each sample of a seed that is judged.
+        on_notice: Gets a line for each claimed verdict that was accepted though the first judging did not agree.
 
     Raises:
         EntryError: The entry cannot be read.
@@ -80,7 +98,9 @@ def validate_entry(path: Path, judge: Judge, on_progress: Callable[[int], None] 
         folder = Path(name)
         for file, content in files.items():
             write_atomic(folder / file, content)
-        return _policies(entry, folder, suite) or _samples(entry, folder, suite, judge, on_progress)
+        return _policies(entry, folder, suite) or _samples(
+            entry, folder, suite, judge, on_progress, on_notice or _ignore
+        )
 
 
 def programs_of(path: Path) -> int:
@@ -168,18 +188,27 @@ def _policies(entry: Entry, folder: Path, suite: Suite) -> list[Problem]:
 
 
 def _samples(
-    entry: Entry, folder: Path, suite: Suite, judge: Judge, on_progress: Callable[[int], None] | None
+    entry: Entry,
+    folder: Path,
+    suite: Suite,
+    judge: Judge,
+    on_progress: Callable[[int], None] | None,
+    on_notice: Notice,
 ) -> list[Problem]:
     """Verdicts and figures that are not those of the samples."""
     problems, runs = [], []
     for seed in entry["seeds"]:
         try:
             run = _judged(folder, seed, suite, judge, on_progress)
+            claimed = _claimed(folder, seed)
         except (SamplesError, EntryError) as e:
             problems.append(Problem(f"seeds (seed {seed})", _plain(e, folder)))
             continue
+        run, unlike, notices = _reconciled(run, claimed, suite, judge)
         runs.append(run)
-        problems += _verdicts(folder, seed, run) + _spent(entry, seed, run)
+        for notice in notices:
+            on_notice(f"seed {seed}: {notice}")
+        problems += _verdicts(seed, run, claimed, unlike) + _spent(entry, seed, run)
     return problems if len(runs) < len(entry["seeds"]) else problems + differences(entry, figures(runs))
 
 
@@ -207,22 +236,86 @@ def _judged(folder: Path, seed: int, suite: Suite, judge: Judge, on_progress: Ca
     return Run(tuple(judged), tuple(spent))
 
 
-def _verdicts(folder: Path, seed: int, run: Run) -> list[Problem]:
-    """The first task whose verdicts in the results are not those of the judge."""
+def _claimed(folder: Path, seed: int) -> dict[str, Statuses]:
+    """The verdicts in the results of a seed, by task.
+
+    Raises:
+        EntryError: They are not in EvalPlus's format.
+    """
     name = results_name(seed)
     try:
         rows = json.loads((folder / name).read_text(encoding="utf-8"))["eval"]
-        claimed = {task_id: (row[0]["base_status"], row[0]["plus_status"]) for task_id, row in rows.items()}
+        return {task_id: (row[0]["base_status"], row[0]["plus_status"]) for task_id, row in rows.items()}
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        return [Problem(name, "it is not in EvalPlus's format of results")]
-    found = {s.task_id: (str(s.base.status), None if s.plus is None else str(s.plus.status)) for s in run.judged}
-    unlike = [
-        task_id for task_id in sorted(found.keys() | claimed.keys()) if claimed.get(task_id) != found.get(task_id)
-    ]
+        raise EntryError(f"{name} is not in EvalPlus's format of results") from None
+
+
+def _reconciled(
+    run: Run, claimed: Mapping[str, Statuses], suite: Suite, judge: Judge
+) -> tuple[Run, list[str], list[str]]:
+    """The run with verdicts as claimed where that is acceptable, the tasks where it is not, and what was accepted."""
+    judged, unlike, notices, slower = list(run.judged), [], [], 0
+    for i, sample in enumerate(run.judged):
+        claim, first = claimed.get(sample.task_id), _statuses(sample)
+        if claim == first:
+            continue
+        agreeing = claim and _judged_again(sample, claim, suite, judge)
+        if agreeing:
+            judged[i] = agreeing
+            notices.append(f"{sample.task_id} is {first} at first, then as claimed {claim} (base, plus)")
+        elif claim and _worse(claim, first) and slower + 1 <= _SLOWER * len(run.judged):
+            slower += 1
+            judged[i] = _with_statuses(sample, claim)
+            notices.append(f"{sample.task_id} is claimed to be {claim} and is {first} here (base, plus)")
+        else:
+            unlike.append(sample.task_id)
+    return Run(tuple(judged), run.spent), unlike, notices
+
+
+def _judged_again(sample: JudgedSample, claim: Statuses, suite: Suite, judge: Judge) -> JudgedSample | None:
+    """The sample with the claimed verdicts, if one of the judgings that are left, with nothing beside it, has them."""
+    for _ in range(_ATTEMPTS - 1):
+        (again,) = judge_samples([Submission(sample.task_id, sample.solution)], suite.hidden(), judge)
+        if _statuses(again) == claim:
+            return again
+    return None
+
+
+def _statuses(sample: JudgedSample) -> Statuses:
+    return str(sample.base.status), None if sample.plus is None else str(sample.plus.status)
+
+
+def _worse(claim: Statuses, found: Statuses) -> bool:
+    """Whether a claim has no test group pass that does not, in statuses that a verdict can have."""
+    known = {str(s) for s in (Status.PASS, Status.FAIL, Status.TIMEOUT)}
+    return all(
+        (c is None and f is None) or (c in known and (c == f or f == Status.PASS))
+        for c, f in zip(claim, found, strict=True)
+    )
+
+
+def _with_statuses(sample: JudgedSample, claim: Statuses) -> JudgedSample:
+    base, plus = claim
+    return replace(
+        sample,
+        base=replace(sample.base, status=Status(base)),
+        plus=replace(sample.plus, status=Status(plus)) if sample.plus and plus else None,
+    )
+
+
+def _verdicts(seed: int, run: Run, claimed: Mapping[str, Statuses], unlike: list[str]) -> list[Problem]:
+    """The first task whose verdicts in the results are not those of the judge, or that is no task of the suite."""
+    found = {s.task_id: _statuses(s) for s in run.judged}
+    unlike = sorted([*unlike, *(claimed.keys() - found.keys())])
     if not unlike:
         return []
     first, more = unlike[0], f" (and {len(unlike) - 1} more)" if len(unlike) > 1 else ""
-    return [Problem(name, f"{first}: {claimed.get(first)} claimed, {found.get(first)} judged (base, plus){more}")]
+    message = f"{first}: {claimed.get(first)} claimed, {found.get(first)} judged (base, plus){more}"
+    return [Problem(results_name(seed), message)]
+
+
+def _ignore(_: str) -> None:
+    pass
 
 
 def _spent(entry: Entry, seed: int, run: Run) -> list[Problem]:

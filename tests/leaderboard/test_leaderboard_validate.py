@@ -6,6 +6,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from starter_board import HIDDEN, IDS, SUITE, WRONG, policy
 
 from promptrl_plugin.checking.judge import IsolatedJudge
 from promptrl_plugin.cli import main as cli
-from promptrl_plugin.leaderboard.entry import differences
+from promptrl_plugin.evaluation.judging import Submission, judge_samples
+from promptrl_plugin.leaderboard import entry, validate
+from promptrl_plugin.leaderboard.entry import Run, Spent, differences, figures
 from promptrl_plugin.leaderboard.submission import hashes, read_submission, write_submission
 from promptrl_plugin.leaderboard.validate import validate_entry
+from promptrl_plugin.records import Status
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -141,6 +145,72 @@ def test_samples_that_are_worse_than_claimed_are_judged_anew(board: Path, judge:
     assert {"results/s0.json", "scores.plus.strict.mean", "scores.plus.soft.mean"} <= {p.field for p in problems}
     assert first in problems[0].message
     assert "0.333333 claimed, 0.3 recomputed" in [p.message for p in problems if p.field == "scores.plus.strict.mean"]
+
+
+class Busy:
+    """A judge that lets one program run out of time in its first judgings, as on a machine that is busy."""
+
+    def __init__(self, judge: IsolatedJudge, program: str, times: int) -> None:
+        self.judge, self.program, self.times, self.version = judge, program, times, judge.version
+
+    def check(self, requests: Any, on_progress: Any = None) -> Any:
+        verdicts = self.judge.check(requests, on_progress)
+        for i, request in enumerate(requests):
+            if request.program == self.program and self.times > 0:
+                self.times -= 1
+                verdicts[i] = tuple(v and replace(v, status=Status.TIMEOUT, passed=()) for v in verdicts[i])
+        return verdicts
+
+    execute = check
+
+
+def reference_of(files: dict[str, bytes], n: int) -> str:
+    program: str = json.loads(files["samples/s0.jsonl"].splitlines()[n])["solution"]
+    return program
+
+
+def test_a_program_that_ran_out_of_time_once_is_judged_again(board: Path, judge: IsolatedJudge):
+    path, submission = files_of(board, "direct")
+    right = reference_of(read_submission(submission)[1], 0)
+    for times in (1, 2):
+        notices: list[str] = []
+        assert validate_entry(path, Busy(judge, right, times), None, notices.append) == []
+        (notice,) = notices
+        assert f"seed 0: {SUITE.tasks()[0].id} is ('timeout', 'timeout') at first" in notice
+    found = validate_entry(path, Busy(judge, right, 3))
+    assert [p.field for p in found][:1] == ["results/s0.json"]
+
+
+def test_a_claim_that_is_worse_than_what_is_judged_stands_for_few_tasks(
+    board: Path, judge: IsolatedJudge, monkeypatch: pytest.MonkeyPatch
+):
+    """The entry of a machine on which the first program runs out of time, verified on one where it does not."""
+    first = SUITE.tasks()[0].id
+
+    def slower(files: dict[str, bytes]) -> None:
+        results = json.loads(files["results/s0.json"])
+        results["eval"][first][0].update(base_status="timeout", plus_status="timeout")
+        files["results/s0.json"] = json.dumps(results).encode()
+
+    path = change_files(board, "direct", slower)
+    files = read_submission(files_of(board, "direct")[1])[1]
+    programs = [json.loads(line)["solution"] for line in files["samples/s0.jsonl"].splitlines()]
+    spent = [Spent(**json.loads(line)) for line in files["spending/s0.jsonl"].splitlines()]
+    submitted = [Submission(t.id, p) for t, p in zip(SUITE.tasks(), programs, strict=True)]
+    judged = judge_samples(submitted, HIDDEN, Busy(judge, programs[0], 1))
+    change_entry(board, "direct", lambda e: e.update(figures([Run(tuple(judged), tuple(spent))])))
+    monkeypatch.setattr(entry, "_SOFT_TOLERANCE", 1.01 / 30)  # one program of 30 counts more than one of 378
+
+    assert {"results/s0.json", "scores.plus.strict.mean"} <= set(fields(path, judge))
+    monkeypatch.setattr(validate, "_SLOWER", 1.01 / 30)
+    notices: list[str] = []
+    assert [p.field for p in validate_entry(path, judge, None, notices.append) if "soft" not in p.field] == []
+    (notice,) = notices
+    assert (
+        notice == f"seed 0: {first} is claimed to be ('timeout', 'timeout') and is ('pass', 'pass') here (base, plus)"
+    )
+    monkeypatch.setattr(validate, "_SLOWER", 0.99 / 30)
+    assert "results/s0.json" in fields(path, judge)
 
 
 def test_a_repeated_or_missing_sample_is_named(board: Path, judge: IsolatedJudge):
