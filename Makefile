@@ -6,9 +6,8 @@ VENV := .venv
 # A pinned release, so that set-up is repeatable; the package itself admits a range.
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
-# For instance WORKERS="-n 2 --dist loadfile --no-loadscope-reorder": faster, but tests of what is left on a
-# machine may see the files of the other worker.
-WORKERS ?=
+# Two workers: more would need more memory than a small machine has, as each loads models. WORKERS= is one process.
+WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: quickstart test lint setup clean
 
@@ -16,7 +15,7 @@ quickstart: setup
 	$(BIN)/promptrl quickstart
 
 test: lint
-	$(BIN)/python -m pytest $(WORKERS) --cov=promptrl_plugin --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) --cov=promptrl_plugin --cov-report=term:skip-covered
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The order in which pytest-xdist hands files to its workers (``make test WORKERS="-n 2 …"``)."""
+"""The order in which pytest-xdist hands files to its workers (``make test``)."""
 
 from __future__ import annotations
 
