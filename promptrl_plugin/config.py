@@ -24,6 +24,7 @@ __all__ = [
     "DEFAULT_SUITE",
     "LEARNED",
     "PROTOCOLS",
+    "SEEDLESS",
     "TAKES_POLICY",
     "EnvConfig",
     "GepaConfig",
@@ -54,6 +55,8 @@ _RECIPES = Path(__file__).parent / "recipes"
 LEARNED: Mapping[str, str] = MappingProxyType(
     {"promptrl": "ppo", "linucb": "linucb", "best-fixed": "best-fixed", "gepa": "gepa"}
 )
+#: Strategies that draw nothing: one run stands for every seed.
+SEEDLESS: frozenset[str] = frozenset({"direct"})
 #: Strategies that may be given a policy. Random choice takes its operators and examples, nothing that was learned.
 TAKES_POLICY: tuple[str, ...] = (*LEARNED, "random-hybrid")
 

@@ -142,11 +142,11 @@ def evaluate_policy(rollout: Rollout, layout: ObservationLayout, actor: Callable
 
 def random_choice(parts: TrainingParts) -> dict[str, float]:
     """What choosing at random reaches on the validation tasks: the line that a learner has to pass."""
-    seeds = np.random.SeedSequence(parts.config.seed)
+    seeds, table = np.random.SeedSequence(parts.config.seed), parts.setup.table
 
     def actor() -> Act:  # of its own in each episode, since nobody knows which moves first
         rng = np.random.default_rng(seeds.spawn(1)[0])
-        return lambda _observation, mask: int(rng.choice(np.flatnonzero(mask)))
+        return lambda _observation, mask: table.draw(mask, rng)
 
     figures = evaluate_policy(parts.validation, parts.setup.layout, actor)
     return {f"random/{k}": v for k, v in figures.items()}

@@ -126,7 +126,10 @@ class SolveProgress:
 def solve(
     strategy: Annotated[
         str,
-        typer.Option(help="direct, best-of-k, epic, reflexion, random-hybrid, best-fixed, linucb, gepa or promptrl."),
+        typer.Option(
+            help="direct, best-of-k, greedy-best-of-k, epic, reflexion, random-hybrid, best-fixed, linucb, gepa or "
+            "promptrl."
+        ),
     ] = "promptrl",
     suite: Annotated[str, typer.Option(help="Suite to solve, see `promptrl suites`.")] = DEFAULT_SUITE,
     model: Model = DEFAULT_BACKBONE,

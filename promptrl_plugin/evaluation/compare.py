@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptrl_plugin.checking.caching import CachingJudge
 from promptrl_plugin.checking.judge import IsolatedJudge
-from promptrl_plugin.config import LEARNED, PROTOCOLS, JudgeConfig
+from promptrl_plugin.config import LEARNED, PROTOCOLS, SEEDLESS, JudgeConfig
 from promptrl_plugin.env.selection import Selector
 from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.evaluation.outcomes import Outcome, outcomes_of, submitted_after
@@ -122,7 +122,7 @@ class Matrix:
         return [
             Cell(name, seed, Path(paths[name].replace("{seed}", str(seed))) if name in paths else None)
             for name in self.strategies
-            for seed in (self.seeds if name != "direct" else (0,))
+            for seed in ((0,) if name in SEEDLESS else self.seeds)
         ]
 
     def options(self, cell: Cell, folder: Path) -> SolveOptions:

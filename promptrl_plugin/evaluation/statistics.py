@@ -1,11 +1,13 @@
 """Is the difference between two strategies more than chance? Intervals and paired tests.
 
-The unit is the task. Seeds are repeated measurements on the same tasks, not new tasks, so resampling draws
-tasks (all seeds of a task stay together) and, independently, seeds (all tasks of a seed stay together).
+The unit is the task. Seeds are repeated measurements on the same tasks, not new tasks: resampling draws tasks, and
+all seeds of a task stay together. What a seed does to all tasks at once (a training that went well) is a second
+source of variation, estimated from the seeds' means and added (`bootstrap_interval`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,8 +20,8 @@ __all__ = [
     "bootstrap_interval",
     "compare_pairs",
     "compare_to",
+    "exact_test",
     "holm",
-    "mcnemar_exact",
     "paired_bootstrap",
     "won_and_lost",
 ]
@@ -54,23 +56,29 @@ class Comparison:
         name: Of the other strategy.
         difference: Mean score of the strategy minus that of the other, with its interval.
         wins, losses: Tasks that one of the two solves in a larger share of its seeds (`won_and_lost`).
-        mcnemar_p: Two-sided exact p of wins against losses.
+        exact_p: Two-sided p of the exact test of the difference (`exact_test`; with one seed McNemar's).
         bootstrap_p: Two-sided p of the paired bootstrap.
-        mcnemar_holm, bootstrap_holm: The same, corrected over all comparisons (Holm 1979).
+        exact_holm, bootstrap_holm: The same, corrected over all comparisons (Holm 1979).
     """
 
     name: str
     difference: Interval
     wins: int
     losses: int
-    mcnemar_p: float
+    exact_p: float
     bootstrap_p: float
-    mcnemar_holm: float
+    exact_holm: float
     bootstrap_holm: float
 
 
 def bootstrap_interval(scores: npt.ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Mean of `scores` ``[seeds, tasks]`` with a percentile interval over tasks × seeds (Efron 1979).
+    """Mean of `scores` ``[seeds, tasks]`` with a percentile interval over tasks and seeds.
+
+    Tasks are drawn with replacement (Efron 1979), each with the mean of its seeds. Variation that a seed brings to all
+    tasks is not in that; its variance ``σ²`` is what the seeds' means vary by beyond what the tasks explain (the
+    two-way analysis of variance of random effects, 0 at least), and ``σ/√seeds · t`` is added to each resample, with
+    ``t`` of ``seeds − 1`` degrees of freedom, as few seeds tell `σ`. (Drawing seeds with replacement, too, would count
+    the variation of single outcomes more than twice: Owen 2007, "The pigeonhole bootstrap".)
 
     Raises:
         ValueError: `scores` is not a matrix, or is empty.
@@ -96,7 +104,7 @@ def paired_bootstrap(
         ValueError: The shapes do not match.
     """
     differences = _paired(ours, theirs)
-    means = _resampled(differences, resamples, seed)
+    means = np.round(_resampled(differences, resamples, seed), 12)  # so that sums that cancel are ties
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     below = float((means < 0).mean() + (means == 0).mean() / 2)
     p = min(1.0, max(2 * min(below, 1 - below), 1 / resamples))
@@ -120,16 +128,33 @@ def won_and_lost(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> tuple[npt.NDArra
     return np.asarray(a > b), np.asarray(b > a)
 
 
-def mcnemar_exact(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> tuple[int, int, float]:
-    """Wins, losses, and the exact two-sided p that a decided task is as likely won as lost.
+def exact_test(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> tuple[int, int, float]:
+    """Wins, losses (`won_and_lost`), and the exact two-sided p that the mean scores are equal.
 
-    With one seed this is McNemar's test (McNemar 1947); with several its kin on shares of seeds, the sign test (Dixon
-    and Mood 1946). Both are ``[seeds, tasks]``.
+    The test flips the signs of the tasks' differences (Fisher's randomization test): p is the share of the ``2^tasks``
+    choices of signs whose sum is at least as far from 0 as the one observed. With one seed it is McNemar's exact test
+    (McNemar 1947). With several it weighs a task by how much it differs; counting wins and losses alone (the sign
+    test) would favour whoever varies less where most tasks are solved.
+
+    Args:
+        ours, theirs: Solved or not, ``[seeds, tasks]`` of 0 and 1; the numbers of seeds may differ.
+
+    Raises:
+        ValueError: The tasks do not match, or a score is not 0 or 1.
     """
-    from statsmodels.stats.contingency_tables import mcnemar
-
-    wins, losses = (int(tasks.sum()) for tasks in won_and_lost(ours, theirs))
-    return wins, losses, float(mcnemar([[0, wins], [losses, 0]], exact=True).pvalue)  # it looks at these two only
+    won, lost = won_and_lost(ours, theirs)
+    a, b = _matrix(ours), _matrix(theirs)
+    if not (np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()):
+        raise ValueError("the exact test takes scores of 0 and 1")
+    unit = math.lcm(len(a), len(b))
+    differences = np.rint(a.sum(axis=0) * (unit // len(a)) - b.sum(axis=0) * (unit // len(b))).astype(int)
+    sizes = np.abs(differences)
+    distribution = np.ones(1)  # of the sum of the sizes with a plus: the probability of 0, 1, 2, …
+    for size in sizes[sizes > 0]:
+        distribution = (np.pad(distribution, (0, size)) + np.pad(distribution, (size, 0))) / 2
+    sums = 2 * np.arange(len(distribution)) - sizes.sum()
+    p = float(distribution[np.abs(sums) >= abs(differences.sum())].sum())
+    return int(won.sum()), int(lost.sum()), min(1.0, p)
 
 
 def compare_to(
@@ -152,13 +177,13 @@ def compare_pairs(
     tested = []
     for name, (ours, theirs) in pairs.items():
         difference, bootstrap_p = paired_bootstrap(ours, theirs, resamples=resamples, seed=seed)
-        tested.append((name, difference, *mcnemar_exact(ours, theirs), bootstrap_p))
-    mcnemar_holm = holm([row[4] for row in tested])
+        tested.append((name, difference, *exact_test(ours, theirs), bootstrap_p))
+    exact_holm = holm([row[4] for row in tested])
     bootstrap_holm = holm([row[5] for row in tested])
     return [
-        Comparison(name, difference, wins, losses, mcnemar_p, bootstrap_p, m, b)
-        for (name, difference, wins, losses, mcnemar_p, bootstrap_p), m, b in zip(
-            tested, mcnemar_holm, bootstrap_holm, strict=True
+        Comparison(name, difference, wins, losses, exact_p, bootstrap_p, e, b)
+        for (name, difference, wins, losses, exact_p, bootstrap_p), e, b in zip(
+            tested, exact_holm, bootstrap_holm, strict=True
         )
     ]
 
@@ -171,15 +196,25 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _resampled(values: Floats, resamples: int, seed: int) -> Floats:
-    """Means of `values` with rows and columns drawn anew with replacement, ``[resamples]``."""
+    """Resampled means of `values`, ``[resamples]``; see `bootstrap_interval`."""
     rng = np.random.default_rng(seed)
     seeds, tasks = values.shape
-    means = np.empty(resamples)
-    for i in range(resamples):
-        rows = rng.integers(seeds, size=seeds)
-        columns = rng.integers(tasks, size=tasks)
-        means[i] = values.mean(axis=0)[columns].mean() if seeds == 1 else values[rows].mean(axis=0)[columns].mean()
+    of_tasks = values.mean(axis=0)
+    means = np.array([of_tasks[rng.integers(tasks, size=tasks)].mean() for _ in range(resamples)])
+    if (deviation := _seed_deviation(values)) > 0:
+        means += deviation / math.sqrt(seeds) * rng.standard_t(seeds - 1, size=resamples)
     return means
+
+
+def _seed_deviation(values: Floats) -> float:
+    """Standard deviation of what a seed does to all tasks at once, 0 where their means vary no more than by chance."""
+    seeds, tasks = values.shape
+    if min(seeds, tasks) < 2:
+        return 0.0
+    of_seeds, of_tasks = values.mean(axis=1, keepdims=True), values.mean(axis=0)
+    rest = values - of_seeds - of_tasks + values.mean()
+    interaction = float((rest**2).sum() / ((seeds - 1) * (tasks - 1)))
+    return math.sqrt(max(0.0, float(of_seeds.var(ddof=1)) - interaction / tasks))
 
 
 def _paired(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> Floats:

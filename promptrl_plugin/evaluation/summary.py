@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from promptrl_plugin.config import SEEDLESS
 from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.evaluation.compare import Outcome
 from promptrl_plugin.evaluation.statistics import (
@@ -92,7 +93,7 @@ class Contest:
     """The reference strategy against one other, on the tasks and seeds that both have.
 
     Attributes:
-        strict: Of strict pass@1, with exact McNemar test and paired bootstrap.
+        strict: Of strict pass@1, with exact test and paired bootstrap.
         soft: Difference of soft pass@1.
         soft_p, soft_holm: Its two-sided bootstrap p, alone and corrected over all contests.
         won, lost: Ids of the tasks that the reference, that the other solves in a larger share of the seeds.
@@ -161,7 +162,11 @@ def summarise(strategy: str, seeds: Seeds) -> Summary:
 def contests(strategies: Mapping[str, Seeds], reference: str) -> list[Contest]:
     """`reference` against every other strategy with which it shares a seed."""
     ours = strategies[reference]
-    pairs = {n: pair for n, theirs in strategies.items() if n != reference and (pair := _paired(ours, theirs))}
+    pairs = {
+        n: pair
+        for n, theirs in strategies.items()
+        if n != reference and (pair := _paired(ours, theirs, broadcast=bool(SEEDLESS & {reference, n})))
+    }
     if not pairs:
         return []
     strict = compare_pairs({n: (_scores(a, "strict"), _scores(b, "strict")) for n, (a, b) in pairs.items()})
@@ -187,9 +192,9 @@ def contests(strategies: Mapping[str, Seeds], reference: str) -> list[Contest]:
     return found
 
 
-def _paired(ours: Seeds, theirs: Seeds) -> tuple[list[list[Outcome]], list[list[Outcome]]] | None:
-    """Cells of the shared seeds; one seed alone stands for every seed (`statistics.paired_bootstrap`)."""
-    if 1 in (len(ours), len(theirs)):
+def _paired(ours: Seeds, theirs: Seeds, *, broadcast: bool) -> tuple[list[list[Outcome]], list[list[Outcome]]] | None:
+    """Cells of the shared seeds; with `broadcast`, one side draws nothing and stands for every seed of the other."""
+    if broadcast and 1 in (len(ours), len(theirs)):
         return list(ours.values()), list(theirs.values())
     shared = [seed for seed in ours if seed in theirs]
     return ([ours[s] for s in shared], [theirs[s] for s in shared]) if shared else None

@@ -68,7 +68,7 @@ def contest_tables(reference: str, contests: Sequence[Contest]) -> list[Grid]:
     for c in contests:
         s = c.strict
         wins = f"{s.wins}–{s.losses}"
-        strict.append((s.name, *_difference(s.difference), wins, p_value(s.mcnemar_holm), p_value(s.bootstrap_holm)))
+        strict.append((s.name, *_difference(s.difference), wins, p_value(s.exact_holm), p_value(s.bootstrap_holm)))
         soft.append((s.name, *_difference(c.soft), p_value(c.soft_holm)))
         point = c.reach
         at = (str(point.allowed), f"{point.spent:.2f}") if point is not None else ("–", "–")
@@ -77,7 +77,7 @@ def contest_tables(reference: str, contests: Sequence[Contest]) -> list[Grid]:
     return [
         Grid(
             f"{reference} against the others: strict pass@1 (points)",
-            ("against", "difference", "95 % interval", "won–lost", "McNemar p", "bootstrap p"),
+            ("against", "difference", "95 % interval", "won–lost", "exact p", "bootstrap p"),
             tuple(strict),
             "paired by task; won–lost: tasks that one of the two solves in more of its seeds; "
             "p-values after Holm's correction over the rows",

@@ -28,8 +28,8 @@ __all__ = ["STRATEGY_FLAGS", "BackboneOptions", "SolveOptions", "Split", "Strate
 
 #: The flags that we add to a harness, with the text of their help.
 STRATEGY_FLAGS: Mapping[str, str] = {
-    "strategy": "prompting strategy: direct, best-of-k, epic, reflexion, random-hybrid, best-fixed, linucb, gepa or "
-    "promptrl",
+    "strategy": "prompting strategy: direct, best-of-k, greedy-best-of-k, epic, reflexion, random-hybrid, best-fixed, "
+    "linucb, gepa or promptrl",
     "policy": "policy bundle of a strategy that is trained: best-fixed, linucb, gepa or promptrl (default: the one "
     "that ships for the model); random-hybrid then chooses among that policy's operators",
     "budget": f"LLM generations that the strategy may spend on one task (default: {DEFAULT_BUDGET})",

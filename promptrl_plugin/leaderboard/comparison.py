@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from promptrl_plugin.config import LEARNED
+from promptrl_plugin.config import LEARNED, SEEDLESS
 from promptrl_plugin.errors import ConfigError, EntryError, UnknownNameError
 from promptrl_plugin.evaluation.compare import Cell, Matrix, load_results, read_results
 from promptrl_plugin.evaluation.summary import Seeds, by_strategy
@@ -99,7 +99,7 @@ def _cells(row: str, seeds: Seeds) -> list[str]:
 
 def _refuse_unequal_seeds(rows: Mapping[str, Seeds], again: str) -> None:
     """A row that samples and has fewer seeds than others is under way; `direct` has one seed."""
-    sampled = {row: set(seeds) for row, seeds in rows.items() if row != "direct"}
+    sampled = {row: set(seeds) for row, seeds in rows.items() if row not in SEEDLESS}
     every = set().union(*sampled.values())
     for row, seeds in sampled.items():
         if missing := sorted(every - seeds):

@@ -12,7 +12,7 @@ from typing import Any
 from promptrl_plugin.agent.bundle import PolicyBundle
 from promptrl_plugin.checking.base import Judge
 from promptrl_plugin.checking.results import JudgedSample
-from promptrl_plugin.config import LEARNED
+from promptrl_plugin.config import LEARNED, SEEDLESS
 from promptrl_plugin.errors import ConfigError, EntryError, SamplesError, UnknownNameError, UserError
 from promptrl_plugin.evaluation.judging import Submission, judge_samples, read_samples
 from promptrl_plugin.harnesses.options import StrategyOptions
@@ -133,7 +133,7 @@ def _settings(entry: Entry, stem: str, suite: Suite) -> list[Problem]:
         "budget": (entry["budget"], asked.budget),
         "feedback": (entry["feedback"], str(asked.feedback)),
         "selector": (entry["selector"], str(asked.selector)),
-        "seeds": (entry["seeds"], [0] if strategy == "direct" else sorted(entry["seeds"])),
+        "seeds": (entry["seeds"], [0] if strategy in SEEDLESS else sorted(entry["seeds"])),
         "policies": ([p["seed"] for p in entry["policies"]], entry["seeds"] if strategy in LEARNED else []),
         "id": (entry["id"], entry_id(entry)),
         "id (name of the file)": (stem, entry["id"]),

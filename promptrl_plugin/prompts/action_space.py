@@ -100,3 +100,18 @@ class ActionTable:
         """
         mask = [a.operator.generations <= view.budget_left and a.operator.available(view) for a in self.actions]
         return np.array(mask, dtype=np.bool_)
+
+    def draw(self, mask: npt.NDArray[np.bool_], rng: np.random.Generator) -> int:
+        """A random choice among the actions that may be taken, never *stop* while there is another.
+
+        Random choice is what learning is held against; one that gives up at random would be held back by that alone.
+
+        Args:
+            mask: Bool ``[n]``, one at least.
+            rng: Draws.
+        """
+        allowed = np.flatnonzero(mask)
+        while True:
+            action = int(rng.choice(allowed))
+            if self.actions[action].name != "stop" or len(allowed) == 1:
+                return action

@@ -10,10 +10,20 @@ from promptrl_plugin.prompts.operators.base import Attempt
 from promptrl_plugin.prompts.programs import to_program
 from promptrl_plugin.prompts.state import PromptState
 from promptrl_plugin.prompts.template import INSTRUCTION_PREFIX, render, text
-from promptrl_plugin.records import Check, Decoding, Effect, Generate, GenerationRequest, OptimizedPrompt, Sample, Task
+from promptrl_plugin.records import (
+    Check,
+    Decoding,
+    Effect,
+    Feedback,
+    Generate,
+    GenerationRequest,
+    OptimizedPrompt,
+    Sample,
+    Task,
+)
 from promptrl_plugin.strategies.base import StrategyContext
 
-__all__ = ["attempt", "passed", "sample_on", "submission"]
+__all__ = ["attempt", "greedy_then_samples", "passed", "sample_on", "submission"]
 
 
 def attempt(
@@ -58,6 +68,22 @@ def sample_on(
             break
         made = yield from attempt(task, state, decoding, context.seed, index, instruction)
         attempts.append((yield from context.selector.weigh(made, attempts)))
+
+
+def greedy_then_samples(
+    task: Task, context: StrategyContext, instruction: str = INSTRUCTION_PREFIX
+) -> Generator[Effect, Any, Sample]:
+    """The greedy program of the task's own prompt, then hot samples of it until the selector is satisfied.
+
+    At ``feedback=none`` nothing tells samples apart, so the greedy program is submitted.
+    """
+    state = PromptState.initial(task)
+    greedy = Decoding(0.0, 1.0, context.env.max_new_tokens)
+    first = yield from attempt(task, state, greedy, instruction=instruction)
+    attempts: list[Attempt] = [(yield from context.selector.weigh(first, ()))]
+    left = 0 if context.feedback is Feedback.NONE else context.budget - 1
+    yield from sample_on(task, state, context, attempts, left, instruction)
+    return submission(task, attempts)
 
 
 def submission(task: Task, attempts: Sequence[Attempt]) -> Sample:

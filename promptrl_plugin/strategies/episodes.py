@@ -67,7 +67,7 @@ class EpisodeStrategy(ABC):
 
 
 class RandomHybrid(EpisodeStrategy):
-    """Uniform over the unmasked actions: the same operators, nothing learned.
+    """Uniform over the unmasked actions: the same operators, nothing learned. It does not stop before it has to.
 
     Args:
         setup: Action table, observation layout, examples and embeddings.
@@ -102,7 +102,7 @@ class RandomHybrid(EpisodeStrategy):
 
     def actor(self, task: Task, context: StrategyContext) -> Act:
         rng = np.random.default_rng(int(content_hash("random-hybrid", context.seed, task.content_hash)[:16], 16))
-        return lambda _observation, mask: int(rng.choice(np.flatnonzero(mask)))
+        return lambda _observation, mask: self.setup.table.draw(mask, rng)
 
 
 class LearnedEpisodes(EpisodeStrategy):

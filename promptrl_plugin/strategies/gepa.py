@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from promptrl_plugin.agent.bundle import PolicyBundle
-from promptrl_plugin.prompts.operators.base import Attempt
-from promptrl_plugin.prompts.state import PromptState
-from promptrl_plugin.records import Decoding, Feedback, Task
-from promptrl_plugin.strategies.attempts import attempt, sample_on, submission
+from promptrl_plugin.records import Task
+from promptrl_plugin.strategies.attempts import greedy_then_samples
 from promptrl_plugin.strategies.base import Solve, StrategyContext
 from promptrl_plugin.strategies.episodes import check_use
 
@@ -44,10 +42,4 @@ class Gepa:
         check_use(self._bundle, tasks, context)
 
     def solve(self, task: Task, context: StrategyContext) -> Solve:
-        state = PromptState.initial(task)
-        greedy = Decoding(0.0, 1.0, context.env.max_new_tokens)
-        first = yield from attempt(task, state, greedy, instruction=self._instruction)
-        attempts: list[Attempt] = [(yield from context.selector.weigh(first, ()))]
-        left = 0 if context.feedback is Feedback.NONE else context.budget - 1
-        yield from sample_on(task, state, context, attempts, left, self._instruction)
-        return submission(task, attempts)
+        return (yield from greedy_then_samples(task, context, self._instruction))

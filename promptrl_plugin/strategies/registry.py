@@ -16,7 +16,7 @@ from promptrl_plugin.errors import BundleError, UnknownNameError
 from promptrl_plugin.plugins import load_plugin, plugin_names
 from promptrl_plugin.storage.cache import Cache
 from promptrl_plugin.strategies.base import Strategy
-from promptrl_plugin.strategies.best_of_k import BestOfK
+from promptrl_plugin.strategies.best_of_k import BestOfK, GreedyBestOfK
 from promptrl_plugin.strategies.direct import Direct
 from promptrl_plugin.strategies.epic import Epic
 from promptrl_plugin.strategies.episodes import BestFixed, LinUCB, PromptRL, RandomHybrid
@@ -114,6 +114,7 @@ STRATEGIES: Mapping[str, Factory] = MappingProxyType(
     {
         "direct": lambda backbone, policy, cache: Direct(),
         "best-of-k": lambda backbone, policy, cache: BestOfK(),
+        "greedy-best-of-k": lambda backbone, policy, cache: GreedyBestOfK(),
         "epic": lambda backbone, policy, cache: Epic(),
         "reflexion": lambda backbone, policy, cache: Reflexion(),
         "random-hybrid": _random_hybrid,

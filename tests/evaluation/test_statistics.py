@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest, bootstrap
@@ -10,7 +12,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from promptrl_plugin.evaluation.statistics import (
     bootstrap_interval,
     compare_to,
-    mcnemar_exact,
+    exact_test,
     paired_bootstrap,
     won_and_lost,
 )
@@ -57,12 +59,30 @@ def test_the_paired_test_uses_the_pairing():
     assert bootstrap_interval(ours).low < bootstrap_interval(theirs).high
 
 
-def test_under_the_null_small_p_values_are_as_rare_as_they_should_be():
+@pytest.mark.parametrize(("seeds", "effect"), [(1, 0.0), (3, 0.0), (3, 0.02)])
+def test_under_the_null_small_p_values_are_as_rare_as_they_should_be(seeds: int, effect: float):
+    """Two runs of one strategy, whose seeds may lift or lower all tasks."""
     rng = np.random.default_rng(5)
-    p_values = [
-        paired_bootstrap(coin(0.5, 1, 80, rng), coin(0.5, 1, 80, rng), resamples=400, seed=i)[1] for i in range(200)
-    ]
-    assert 0.01 <= np.mean(np.array(p_values) < 0.05) <= 0.11
+
+    def run(solved: np.ndarray) -> np.ndarray:
+        lift = rng.normal(0, effect, (seeds, 1)) if effect else 0.0
+        return (rng.random((seeds, len(solved))) < np.clip(solved + lift, 0, 1)).astype(float)
+
+    p_values = []
+    for i in range(300):
+        solved = rng.beta(0.5, 0.5, 100)
+        p_values.append(paired_bootstrap(run(solved), run(solved), resamples=400, seed=i)[1])
+    assert 0.015 <= np.mean(np.array(p_values) < 0.05) <= 0.1
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_intervals_cover_the_mean_as_often_as_they_say(seeds: int):
+    rng, covered = np.random.default_rng(6), 0
+    for i in range(300):
+        solved = rng.beta(0.5, 0.5, 100)
+        interval = bootstrap_interval((rng.random((seeds, 100)) < solved).astype(float), resamples=400, seed=i)
+        covered += interval.low <= 0.5 <= interval.high
+    assert 0.91 <= covered / 300 <= 0.985
 
 
 def test_a_strategy_without_seeds_is_paired_with_every_seed():
@@ -75,14 +95,14 @@ def test_a_strategy_without_seeds_is_paired_with_every_seed():
         paired_bootstrap(ours, ours[:2])
 
 
-def test_mcnemar_is_the_binomial_test_of_wins_against_losses():
+def test_with_one_seed_the_exact_test_is_mcnemars():
     ours = [[1, 1, 1, 1, 1, 1, 0, 1, 0]]
     theirs = [[0, 0, 0, 0, 0, 0, 1, 1, 0]]
-    wins, losses, p = mcnemar_exact(ours, theirs)
+    wins, losses, p = exact_test(ours, theirs)
     assert (wins, losses) == (6, 1)
     assert p == pytest.approx(binomtest(1, 7).pvalue)
     assert p == pytest.approx(mcnemar([[1, 6], [1, 1]], exact=True).pvalue)
-    assert mcnemar_exact(ours, ours) == (0, 0, 1.0)
+    assert exact_test(ours, ours) == (0, 0, 1.0)
 
 
 def test_a_task_is_won_by_the_larger_share_of_seeds():
@@ -92,13 +112,30 @@ def test_a_task_is_won_by_the_larger_share_of_seeds():
         won_and_lost([[1, 0]], [[1, 0, 1]])
 
 
-@pytest.mark.parametrize("seeds", [2, 3])
+def test_the_exact_test_is_the_share_of_signs_that_reach_as_far():
+    """Against all 2^9 choices of signs, of differences in thirds and halves."""
+    rng = np.random.default_rng(9)
+    ours, theirs = coin(0.7, 3, 9, rng), coin(0.4, 2, 9, rng)
+    differences = ours.mean(axis=0) - theirs.mean(axis=0)
+    signs = np.array(list(product((-1, 1), repeat=9)))
+    reach = np.abs(signs @ differences) >= abs(differences.sum()) - 1e-12
+    assert exact_test(ours, theirs)[2] == pytest.approx(reach.mean())
+    with pytest.raises(ValueError, match="0 and 1"):
+        exact_test(ours / 2, theirs)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
 def test_who_varies_less_does_not_win_by_that_alone(seeds: int):
-    """Half of the tasks always solved against every task in half of its runs: the same mean, and no p below 5 %."""
+    """140 tasks always solved, 28 never, against 0.9 and 0.5 of the time: equal means, whose sign test would call
+    three seeds different in a third of all comparisons."""
     rng = np.random.default_rng(3)
-    steady = np.tile(np.arange(400) % 2, (seeds, 1))
-    p_values = [mcnemar_exact(steady, coin(0.5, seeds, 400, rng))[2] for _ in range(200)]
-    assert np.mean(np.array(p_values) < 0.05) < 0.1
+    steady, shaky = np.repeat([1.0, 0.0], [140, 28]), np.repeat([0.9, 0.5], [140, 28])
+    rejected = 0
+    for _ in range(200):
+        drawn = rng.integers(168, size=168)
+        ours = np.tile(steady[drawn], (seeds, 1))
+        rejected += exact_test(ours, (rng.random((seeds, 168)) < shaky[drawn]).astype(float))[2] < 0.05
+    assert rejected / 200 < 0.1
 
 
 def test_p_values_are_corrected_over_all_comparisons():
@@ -108,9 +145,9 @@ def test_p_values_are_corrected_over_all_comparisons():
     rows = {c.name: c for c in compare_to(ours, others, resamples=1000)}
     assert list(rows) == list(others)
     assert rows["same"].difference.mean == 0
-    assert rows["same"].bootstrap_p == rows["same"].mcnemar_p == 1
-    assert rows["worse"].mcnemar_holm == pytest.approx(3 * rows["worse"].mcnemar_p)
-    assert all(c.mcnemar_holm >= c.mcnemar_p and c.bootstrap_holm >= c.bootstrap_p for c in rows.values())
+    assert rows["same"].bootstrap_p == rows["same"].exact_p == 1
+    assert rows["worse"].exact_holm == pytest.approx(3 * rows["worse"].exact_p)
+    assert all(c.exact_holm >= c.exact_p and c.bootstrap_holm >= c.bootstrap_p for c in rows.values())
     assert compare_to(ours, {}) == []
 
 

@@ -60,6 +60,15 @@ def test_strategies_are_paired_on_the_seeds_that_both_have():
     assert contests({"a": ours, "b": {2: best_of_k(), 3: direct()}}, "a") == []
 
 
+def test_one_seed_stands_for_the_others_only_where_nothing_is_drawn():
+    ours = {0: promptrl(0), 1: promptrl(1)}
+    (contest,) = contests({"promptrl": ours, "best-of-k": {1: best_of_k()}}, "promptrl")
+    assert contest.strict.difference.mean == pytest.approx(3 / 4 - 2 / 4)
+    assert contests({"promptrl": ours, "best-of-k": {7: best_of_k()}}, "promptrl") == []
+    (contest,) = contests({"promptrl": ours, "direct": {0: direct()}}, "promptrl")
+    assert contest.strict.difference.mean == pytest.approx(5 / 8 - 2 / 8)
+
+
 def test_labels_may_hold_any_sign():
     cells = {"promptrl:no-semantic-s0": promptrl(0), "x-s-s12": promptrl(1)}
     assert by_strategy(cells) == {"promptrl:no-semantic": {0: promptrl(0)}, "x-s": {12: promptrl(1)}}

@@ -438,3 +438,15 @@ def test_operators_of_the_entry_point_group(monkeypatch: pytest.MonkeyPatch) -> 
         find_operator("bad")
     with pytest.raises(ConfigError, match=r"'liar'.*is not an Operator of that name"):
         find_operator("liar")
+
+
+def test_random_choice_does_not_stop_while_it_can_do_something_else():
+    table = ActionTable.default()
+    stop, rng = table.names.index("stop"), np.random.default_rng(0)
+    allowed = np.zeros(table.n, dtype=bool)
+    allowed[[0, 3, stop]] = True
+    drawn = [table.draw(allowed, rng) for _ in range(200)]
+    assert set(drawn) == {0, 3}
+    assert 60 < drawn.count(0) < 140
+    allowed[[0, 3]] = False
+    assert table.draw(allowed, rng) == stop

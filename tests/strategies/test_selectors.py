@@ -15,7 +15,7 @@ from promptrl_plugin.backbones.scripted import ScriptedBackbone
 from promptrl_plugin.config import EnvConfig
 from promptrl_plugin.records import Feedback, GenerationRequest, GroupVerdict, Sample, Status, Task
 from promptrl_plugin.strategies.base import Strategy
-from promptrl_plugin.strategies.best_of_k import BestOfK
+from promptrl_plugin.strategies.best_of_k import BestOfK, GreedyBestOfK
 from promptrl_plugin.strategies.direct import Direct
 from promptrl_plugin.strategies.epic import Epic
 from promptrl_plugin.strategies.gepa import Gepa
@@ -76,8 +76,8 @@ def gepa() -> Gepa:
 @pytest.mark.filterwarnings("ignore:the policy was trained at")
 @pytest.mark.parametrize(
     ("strategy", "generations", "first"),
-    [(BestOfK(), 4, 1), (Epic(), 5, 1), (Reflexion(), 4, 1), (gepa(), 4, 1)],
-    ids=["best-of-k", "epic", "reflexion", "gepa"],
+    [(BestOfK(), 4, 1), (GreedyBestOfK(), 4, 1), (Epic(), 5, 1), (Reflexion(), 4, 1), (gepa(), 4, 1)],
+    ids=["best-of-k", "greedy-best-of-k", "epic", "reflexion", "gepa"],
 )
 def test_a_program_that_cheats_loses_to_two_that_agree(strategy: Strategy, generations: int, first: int):
     sample = solve(strategy, in_order(CHEAT, RIGHT[0], WRONG, RIGHT[1], CHEAT))
@@ -134,3 +134,12 @@ def test_epic_does_not_take_its_own_greedy_repetition_for_agreement():
     assert len(set(asked)) < len(asked), "some prompt was asked for again"
     assert len(asked) > 5, "and was not taken for agreement"
     assert sample.solution == by_prompt[asked[0]]
+
+
+def test_greedy_first_then_the_samples_of_best_of_k():
+    backbone, other = in_order(WRONG, WRONG, RIGHT[0]), in_order(WRONG, RIGHT[0])
+    assert solve(GreedyBestOfK(), backbone, "first").generations == 3
+    solve(BestOfK(), other, "first")
+    first, *samples = backbone.requests
+    assert first.decoding.greedy
+    assert samples == other.requests
