@@ -7,7 +7,9 @@ more pass what is shown. (*Stop* is what the end of the sequence does; *revert* 
 until no task has budget left for anything; an operator that applies to few tasks takes little of it. The train
 generations left are shared equally between the positions left, and within a position by sequential halving (Karnin,
 Koren and Somekh 2013, "Almost optimal exploration in multi-armed bandits"): all are tried on a few tasks, the better
-half on more, and so on, always on the same tasks and with what was seen before kept, until one is left.
+half on more, and so on, always on the same tasks and with what was seen before kept, until one is left. Only distinct
+generations are paid for, as by every learner: what a round did not need the next one has, and where the tasks run out
+they come again with other draws.
 """
 
 from __future__ import annotations
@@ -30,6 +32,9 @@ __all__ = ["TRIALS", "Arm", "Search", "follow", "train_best_fixed"]
 
 Arm = tuple[Action, ...]
 """What may come next in a sequence: an operator that generates, or *reset* and then one."""
+
+_VARIANTS = 16
+"""Draws with which the tasks come at most."""
 
 TRIALS = "trials.json"  #: of a run folder: how every operator did at every position, see `Search.trials`
 
@@ -58,7 +63,8 @@ class Search:
 
     Attributes:
         rollout: Steps the episodes.
-        order: Positions of the train tasks, in the order in which they are used.
+        order: Positions of the train tasks, in the order in which they are used; first with one draw of what is
+            sampled, then with the next.
         sequence: The operators found so far.
         steps: Operators applied so far, in all episodes.
         trials: Of each position, by arm (``"reset+generate"``), the one that joined and then the longest tried
@@ -91,25 +97,31 @@ class Search:
         budget = self.rollout.context.env.budget
         return max((budget - e.episode.spent for e in self._episodes if not e.episode.done), default=budget)
 
-    def extend(self, generations: int, spent: Callable[[], bool]) -> Arm | None:
+    def extend(self, generations: int, used: Callable[[], int], spent: Callable[[], bool]) -> Arm | None:
         """Find what comes next with about so many train generations; None where there is nothing.
 
         Args:
-            generations: To be shared by all trials.
+            generations: Distinct ones, to be shared by all trials.
+            used: How many were made so far.
             spent: Called after each round; True ends the trials.
         """
-        arms = self.candidates()
+        arms, end = self.candidates(), used() + generations
         trials: dict[Arm, list[RewardedEpisode]] = {arm: [] for arm in arms}
         rounds, n = max(1, math.ceil(math.log2(max(1, len(arms))))), 0
         while arms:
-            n += max(1, generations // rounds // sum(map(_generations, arms)))
+            share, before = max(0, end - used()) // rounds, used()
+            n += max(1, share // sum(map(_generations, arms)))
             unfinished = self._unfinished(n)
             if not unfinished:
                 return None
             self._try(arms, trials, unfinished)
-            over = spent()
+            over = spent() or len(unfinished) < n
             arms = [arm for arm in arms if _spent(trials[arm]) > _spent(unfinished)]  # the others applied to none
-            arms = sorted(arms, key=lambda arm: _score(trials[arm]), reverse=True)[: math.ceil(len(arms) / 2)]
+            arms = sorted(arms, key=lambda arm: _score(trials[arm]), reverse=True)
+            if rounds == 1 and not over and len(arms) > 1 and before < used() < end:
+                continue  # the last two go on with what the tasks shared
+            arms = arms[: math.ceil(len(arms) / 2)]
+            rounds = max(1, rounds - 1)
             if over or len(arms) == 1:
                 break
         if not arms:
@@ -136,8 +148,9 @@ class Search:
     def _unfinished(self, n: int) -> list[RewardedEpisode]:
         """The first `n` episodes that the sequence leaves unfinished; fewer where the tasks run out."""
         while len(found := [e for e in self._episodes if not e.episode.done]) < n:
-            start = len(self._episodes)
-            more = [self.rollout.start(i) for i in self.order[start : start + n - len(found)]]
+            start, tasks = len(self._episodes), len(self.order)
+            wanted = range(start, min(start + n - len(found), _VARIANTS * tasks))
+            more = [self.rollout.start(self.order[i % tasks], i // tasks) for i in wanted]
             if not more:
                 break
             for action in self.sequence:
@@ -147,10 +160,10 @@ class Search:
 
     def _join(self, arm: Arm, tried: Sequence[RewardedEpisode]) -> None:
         """Make `arm` the end of the sequence; the episodes that tried it go on from there."""
-        after = {e.index: e for e in tried}
+        after = {_key(e): e for e in tried}
         for action in arm:
-            self._step([(e, action.index) for e in self._episodes if e.index not in after])
-        self._episodes = [after.get(e.index, e) for e in self._episodes]
+            self._step([(e, action.index) for e in self._episodes if _key(e) not in after])
+        self._episodes = [after.get(_key(e), e) for e in self._episodes]
         self.sequence += arm
 
     def _step(self, moves: Sequence[tuple[RewardedEpisode, int]]) -> None:
@@ -168,7 +181,10 @@ def train_best_fixed(parts: TrainingParts, run: RunFolder, listener: TrainListen
     search, quota = Search(parts.rollout, order), Quota(parts, listener)
     listener.stage("search", quota.limit)
     with MetricsLog(run, 0) as log:
-        while quota.left and search.extend(quota.left // search.positions(), quota.spent) is not None:
+        while quota.left:
+            share = quota.left // search.positions()
+            if search.extend(share, lambda: parts.generations, quota.spent) is None:
+                break
             row = {"steps": float(search.steps), "rollout/solved": search.solved()} | parts.counters()
             log.write(row)
             write_json(run.path / TRIALS, search.trials)
@@ -181,6 +197,10 @@ def train_best_fixed(parts: TrainingParts, run: RunFolder, listener: TrainListen
         log.write(row)
         listener.metrics(row)
     return finish(parts, run, {"sequence": names}, {}, figures["solved"], "sequence: " + ", ".join(names))
+
+
+def _key(e: RewardedEpisode) -> tuple[int, int]:
+    return e.index, e.episode.variant
 
 
 def _generations(arm: Arm) -> int:

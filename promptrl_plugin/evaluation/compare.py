@@ -183,7 +183,7 @@ def run_matrix(
 
         def solved(i: int, samples: Path) -> None:
             cell = cells[i]
-            results[cell.name] = outcomes_of(samples, suite, judge, matrix.budget)
+            results[cell.name] = outcomes_of(samples, suite, judge, matrix.budget, oracle=matrix.feedback == "oracle")
             _keep(run.path, suite.version, cell, results[cell.name], samples, matrix.paths)
             if on_cell is not None:
                 on_cell(cell, results[cell.name])

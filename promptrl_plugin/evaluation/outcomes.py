@@ -45,8 +45,15 @@ class Outcome:
     actions: tuple[str, ...] = ()
 
 
-def outcomes_of(samples: Path, suite: Suite, judge: Judge, budget: int) -> list[Outcome]:
+def outcomes_of(samples: Path, suite: Suite, judge: Judge, budget: int, *, oracle: bool = False) -> list[Outcome]:
     """Judge what a samples file submits, and every program on the way; in the suite's order.
+
+    Args:
+        samples: The samples; their traces are beside them.
+        suite: The suite.
+        judge: Runs the hidden tests.
+        budget: Length of the curves.
+        oracle: The strategy saw hidden tests, so what its traces tell is not of the visible ones.
 
     Raises:
         SamplesError: The samples or their traces are damaged.
@@ -76,7 +83,7 @@ def outcomes_of(samples: Path, suite: Suite, judge: Judge, budget: int) -> list[
                 base=verdicts[0].status is Status.PASS,
                 strict=right[task.id, program],
                 soft=sum(sum(v.passed) for v in verdicts) / sum(v.total for v in verdicts),
-                visible=None if trace["visible_status"] is None else trace["visible_status"] == Status.PASS,
+                visible=None if oracle or (seen := trace["visible_status"]) is None else seen == Status.PASS,
                 generations=trace["generations"],
                 prompt_tokens=trace["prompt_tokens"],
                 completion_tokens=trace["completion_tokens"],

@@ -55,7 +55,7 @@ def score_tables(summaries: Sequence[Summary]) -> list[Grid]:
             "Visible against hidden tests (%)",
             ("strategy", "pass visible", "pass visible, fail hidden", "as share of those that pass visible"),
             tuple(gaps),
-            "–: the strategy does not look at the visible tests",
+            "–: the strategy does not look at the visible tests, or at oracle sees the hidden ones",
         ),
     ]
 

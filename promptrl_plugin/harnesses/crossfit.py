@@ -80,7 +80,8 @@ def solve_crossfit(options: SolveOptions, suite: Suite, backbone: Backbone, list
     path = samples_path(options, suite.evalplus_dataset or suite.name, what)
     wanted = {t.id for t in select(suite.tasks(), options.id_range)}
     with SampleFiles(path, (t.id for t in suite.tasks()), resume=options.resume) as files:
-        for fold in crossfit(suite.tasks(), split.folds, options.strategy.seed):
+        references = {task_id: hidden.reference for task_id, hidden in suite.hidden().items()}
+        for fold in crossfit(suite.tasks(), split.folds, options.strategy.seed, references):
             tests = [t for t in fold.test if t.id in wanted]
             if all(t.id in files.done for t in tests):
                 continue

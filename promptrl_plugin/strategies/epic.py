@@ -7,7 +7,8 @@
    selector ``agreement``: once that is satisfied), and at a generation's end once the best reaches 0.6.
 4. The next generation: one prompt kept and four mutants, all drawn with replacement, weighted by fitness.
 5. Mutation replaces each word that has a synonym with probability 0.25 (WordNet).
-6. At most four generations; an unsolved task falls back to its original prompt.
+6. At most four generations. For an unsolved task EPiC falls back to the original prompt; here, as in every
+   strategy, the first of the programs that pass most visible tests is submitted: the original's where none passes any.
 
 EPiC lets the model write the tests of its fitness. Here every strategy is shown the task's visible tests,
 so those take their place: they cost no generation, and none of them is wrong. The synonyms are this

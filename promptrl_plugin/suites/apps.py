@@ -11,7 +11,7 @@ from promptrl_plugin.records import Task
 from promptrl_plugin.suites.apps_data import AppsRow, load_apps
 from promptrl_plugin.suites.apps_statement import visible_pairs
 from promptrl_plugin.suites.evalplus import tasks_hash
-from promptrl_plugin.suites.fingerprints import find_near_duplicates
+from promptrl_plugin.suites.fingerprints import find_near_duplicates, fingerprint
 from promptrl_plugin.suites.hidden import HiddenTests
 
 __all__ = ["AppsSuite", "AppsTrainSuite", "apps_prompt", "convert_apps"]
@@ -118,8 +118,10 @@ class AppsTrainSuite(AppsSuite):
         test = load_apps("test")
         if test.split != "test":
             return
-        tests = [pair[0] for row in test.rows if (pair := convert_apps(row, "test", "apps")) is not None]
-        near = {pair.candidate for pair in find_near_duplicates(self._tasks, tests)}
+        tests = [pair for row in test.rows if (pair := convert_apps(row, "test", "apps")) is not None]
+        ours = [fingerprint(task, self._hidden[task.id].reference) for task in self._tasks]
+        theirs = [fingerprint(task, hidden.reference) for task, hidden in tests]
+        near = {pair.candidate for pair in find_near_duplicates(ours, theirs)}
         self._near = len(near)
         self._tasks = tuple(task for task in self._tasks if task.id not in near)
         self._hidden = {task.id: self._hidden[task.id] for task in self._tasks}

@@ -6,7 +6,7 @@ tasks' content and the seed only, not on their order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from promptrl_plugin.errors import ConfigError, LeakageError
@@ -62,8 +62,13 @@ def assert_disjoint(train: Iterable[Fingerprint], tasks: Iterable[Task]) -> None
         )
 
 
-def content_groups(tasks: Sequence[Task]) -> list[tuple[Task, ...]]:
-    """Connected groups of near-duplicates; a task like no other is a group of one."""
+def content_groups(tasks: Sequence[Task], references: Mapping[str, str] | None = None) -> list[tuple[Task, ...]]:
+    """Connected groups of near-duplicates; a task like no other is a group of one.
+
+    Args:
+        tasks: The tasks.
+        references: Right programs by task id; with them, tasks that are the same program under other words are found.
+    """
     position = {task.id: i for i, task in enumerate(tasks)}
     parent = list(range(len(tasks)))
 
@@ -73,7 +78,8 @@ def content_groups(tasks: Sequence[Task]) -> list[tuple[Task, ...]]:
             i = parent[i]
         return i
 
-    for pair in find_near_duplicates(tasks, tasks):
+    prints = [fingerprint(task, (references or {}).get(task.id, "")) for task in tasks]
+    for pair in find_near_duplicates(prints, prints):
         parent[root(position[pair.candidate])] = root(position[pair.other])
     groups: dict[int, list[Task]] = {}
     for i, task in enumerate(tasks):
@@ -105,15 +111,21 @@ def train_test_split(
     return train, tuple(t for t in tasks if t.id in chosen)
 
 
-def crossfit(tasks: Sequence[Task], k: int, seed: int) -> tuple[Fold, ...]:
+def crossfit(tasks: Sequence[Task], k: int, seed: int, references: Mapping[str, str] | None = None) -> tuple[Fold, ...]:
     """Split `tasks` into `k` folds of about the same size, near-duplicates in the same fold.
 
     Each task is a test task of exactly one fold and a train task of all the others.
 
+    Args:
+        tasks: The tasks.
+        k: Number of folds.
+        seed: Of the split.
+        references: Right programs by task id, see `content_groups`.
+
     Raises:
         ConfigError: `k` is below 2 or more than there are groups of near-duplicates.
     """
-    groups = content_groups(tasks)
+    groups = content_groups(tasks, references)
     if not 2 <= k <= len(groups):
         raise ConfigError(f"crossfit:{k} is not possible with {len(groups)} distinct tasks; K must be 2 to that")
     sizes = [0] * k

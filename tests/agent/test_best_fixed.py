@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from doubles import answers_with_examples, make_rollout, name_of
 
 from promptrl_plugin.agent.best_fixed import Arm, Search, follow
+from promptrl_plugin.backbones.scripted import ScriptedBackbone
 from promptrl_plugin.env.rollout import Rollout
 from promptrl_plugin.prompts.action_space import ActionTable
 from promptrl_plugin.records import GenerationRequest
@@ -44,10 +47,16 @@ def search(rollout: Rollout) -> Search:
     return Search(rollout, list(range(len(rollout.tasks))))
 
 
+def extend(
+    found: Search, backbone: ScriptedBackbone, generations: int, spent: Callable[[], bool] = never
+) -> Arm | None:
+    return found.extend(generations, lambda: len(set(backbone.requests)), spent)
+
+
 def test_each_position_takes_the_operator_that_solves_most_of_what_is_left() -> None:
-    rollout, _, _ = make_rollout(12, plan_then_examples, budget=2)
+    rollout, _, backbone = make_rollout(12, plan_then_examples, budget=2)
     found = search(rollout)
-    first, second = found.extend(600, never), found.extend(600, never)
+    first, second = extend(found, backbone, 600), extend(found, backbone, 600)
     assert first is not None
     assert second is not None
     names = {a.name for a in found.sequence}
@@ -61,10 +70,10 @@ def test_each_position_takes_the_operator_that_solves_most_of_what_is_left() -> 
 
 
 def test_what_wants_the_untouched_prompt_follows_a_reset() -> None:
-    rollout, _, _ = make_rollout(12, plan_or_examples, budget=2)
+    rollout, _, backbone = make_rollout(12, plan_or_examples, budget=2)
     found = search(rollout)
     for _ in range(2):
-        assert found.extend(2000, never) is not None
+        assert extend(found, backbone, 2000) is not None
     names = [a.name for a in found.sequence]
     assert names[1] == "reset"
     assert len(names) == 3
@@ -73,9 +82,9 @@ def test_what_wants_the_untouched_prompt_follows_a_reset() -> None:
 
 
 def test_where_nothing_is_solved_every_operator_of_the_sequence_still_generates() -> None:
-    rollout, _, _ = make_rollout(6, lambda request: f"def {name_of(request)}(x):\n    return -1\n", budget=4)
+    rollout, _, backbone = make_rollout(6, lambda request: f"def {name_of(request)}(x):\n    return -1\n", budget=4)
     found = search(rollout)
-    while found.extend(200, never) is not None:
+    while extend(found, backbone, 200) is not None:
         assert len(found.trials) <= 4
     assert found.candidates() == []
     assert found.positions() == 4, "no episode is unfinished"
@@ -98,26 +107,35 @@ def test_what_no_task_can_take_is_no_candidate() -> None:
 
 
 def test_nothing_is_searched_where_every_task_is_solved() -> None:
-    rollout, _, _ = make_rollout(6, answers_with_examples, budget=3)
+    rollout, _, backbone = make_rollout(6, answers_with_examples, budget=3)
     found = search(rollout)
-    assert found.extend(300, never) is not None
+    assert extend(found, backbone, 300) is not None
     assert found.solved() == 1.0
-    assert found.extend(300, never) is None
+    assert extend(found, backbone, 300) is None
     assert len(found.sequence) == 1
 
 
 def test_few_generations_are_tried_on_few_tasks() -> None:
     few, _, few_backbone = make_rollout(12, plan_then_examples, budget=2)
     many, _, many_backbone = make_rollout(12, plan_then_examples, budget=2)
-    search(few).extend(1, never)
-    search(many).extend(600, never)
+    extend(search(few), few_backbone, 1)
+    extend(search(many), many_backbone, 600)
     assert len(few_backbone.requests) < len(many_backbone.requests) / 2
+
+
+def test_what_tasks_share_is_spent_on_more_of_them_and_on_other_draws() -> None:
+    """Most trials repeat what was generated; a position still uses about the distinct generations that it may."""
+    rollout, _, backbone = make_rollout(12, plan_then_examples, budget=4)
+    found = search(rollout)
+    assert extend(found, backbone, 400) is not None
+    assert 300 < len(set(backbone.requests)) < 520
+    assert max(trial["tasks"] for trial in found.trials[0].values()) > 12
 
 
 def test_a_search_that_is_out_of_generations_keeps_the_best_so_far() -> None:
     rollout, _, backbone = make_rollout(12, plan_then_examples, budget=2)
     found = search(rollout)
-    assert found.extend(60, lambda: True) is not None
+    assert extend(found, backbone, 60, lambda: True) is not None
     assert len(found.sequence) == 1
     assert backbone.requests
 

@@ -122,3 +122,15 @@ def test_real_mbpp_plus_folds_are_even_and_disjoint(shared_data: Path) -> None:
         assert_disjoint([fingerprint(t) for t in fold.train], fold.test)
     groups = {frozenset(t.id for t in g) for g in content_groups(every) if len(g) > 1}
     assert frozenset({"Mbpp/71", "Mbpp/141"}) in groups, "both read: sort a list of elements"
+
+
+def test_the_same_program_under_other_words_stays_in_one_fold() -> None:
+    every = [t for t in tasks(30) if int(t.id[2:]) % 3 != 2]
+    one, other = every[0].id, every[7].id
+    references = {t.id: f"def f(a):\n    return a + {i}" for i, t in enumerate(every)}
+    references[other] = references[one].replace("a", "value")
+    apart = 0
+    for seed in range(6):
+        apart += any(len({one, other} & ids(fold.test)) == 1 for fold in crossfit(every, 5, seed))
+        assert not any(len({one, other} & ids(fold.test)) == 1 for fold in crossfit(every, 5, seed, references))
+    assert apart > 0, "without references nothing joins them"
