@@ -223,7 +223,7 @@ def test_policies_and_rows_must_fit(strategies: tuple[str, ...], policies: tuple
 def test_a_row_keeps_its_policy_and_rows_may_be_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     solve_by(monkeypatch, lambda options: str(options.strategy.policy))
     monkeypatch.setattr(compare, "check_request", lambda _: None)  # the policies are names only
-    monkeypatch.setattr(compare, "outcomes_of", lambda *_: [])
+    monkeypatch.setattr(compare, "outcomes_of", lambda *_, **__: [])
     first = replace(MATRIX, strategies=("linucb",), policies=(("linucb", "l"),))
     run_matrix(first, tmp_path / "out", Silent())
     added = replace(MATRIX, strategies=("promptrl:a",), policies=(("promptrl:a", "x"),))
@@ -238,7 +238,7 @@ def test_a_row_keeps_its_policy_and_rows_may_be_added(tmp_path: Path, monkeypatc
 def test_a_policy_may_come_later_where_no_result_is_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     solve_by(monkeypatch, lambda options: str(options.strategy.policy))
     monkeypatch.setattr(compare, "check_request", lambda _: None)  # the policies are names only
-    monkeypatch.setattr(compare, "outcomes_of", lambda *_: [])
+    monkeypatch.setattr(compare, "outcomes_of", lambda *_, **__: [])
     bare = replace(MATRIX, strategies=("direct",))
     ours = replace(MATRIX, strategies=("promptrl",), policy="p{seed}")
     shipped = replace(MATRIX, strategies=("promptrl",))
@@ -273,7 +273,7 @@ def test_a_folder_of_before_policies_were_kept_by_row_keeps_that_of_its_settings
 ):
     solve_by(monkeypatch, lambda options: str(options.strategy.policy))
     monkeypatch.setattr(compare, "check_request", lambda _: None)
-    monkeypatch.setattr(compare, "outcomes_of", lambda *_: [])
+    monkeypatch.setattr(compare, "outcomes_of", lambda *_, **__: [])
     ours = replace(MATRIX, strategies=("promptrl",), policy="p")
     run_matrix(ours, tmp_path, Silent())
     results = read_results(tmp_path)
@@ -290,7 +290,7 @@ def test_trained_rows_without_a_policy_are_cross_fitted(tmp_path: Path, monkeypa
     solve_by(monkeypatch, lambda options: options.strategy.strategy)
     monkeypatch.setattr(compare, "solve_crossfit", lambda options, *_: options.root / f"{options.strategy.strategy}-x")
     monkeypatch.setattr(compare, "check_request", lambda _: None)  # the policies are names only
-    monkeypatch.setattr(compare, "outcomes_of", lambda *_: [])
+    monkeypatch.setattr(compare, "outcomes_of", lambda *_, **__: [])
     rows = ("direct", "best-of-k", "linucb", "promptrl", "promptrl:held-out")
     policies = (("promptrl:held-out", "p"),)
     matrix = replace(MATRIX, strategies=rows, seeds=(0,), policies=policies, split="crossfit:4", config="x.toml")
