@@ -24,7 +24,6 @@ _OPERATORS = ("generate", "sample_warm", "sample_hot", "complete", "contract", "
 #: So little training cannot order operators: it begins near a sensible sequence, whose first program is that of direct.
 _SEQUENCE = ("generate", "fixed_examples", "nearest_examples", "sample_warm")
 _BUDGET = 4
-_DTYPE = "int8"
 
 
 def quickstart(
@@ -36,8 +35,11 @@ def quickstart(
     Runs `evalplus.evaluate --strategy promptrl` and `--strategy direct` on tasks that never trained, and
     prints both. Needs no benchmark data; the model comes from the hub or from the package index.
     """
+    from promptrl_plugin.backbones.loading import pick_device
+
+    dtype = "int8" if pick_device("auto") == "cpu" else "auto"
     config = TrainConfig(
-        suite="starter-train", backbone=model, dtype=_DTYPE, ppo=_PPO, validate_every=2, variants=1,
+        suite="starter-train", backbone=model, dtype=dtype, ppo=_PPO, validate_every=2, variants=1,
         operators=_OPERATORS, warm_start=WarmStartConfig(sequence=_SEQUENCE, steps=128),
         env=EnvConfig(budget=_BUDGET, max_new_tokens=256),
     )  # fmt: skip
@@ -46,7 +48,7 @@ def quickstart(
     if not bundle.is_dir():
         run_training(config, train_folder, resume=(train_folder / "config.json").exists())
     tasks = _write_tasks(out / "starter_test.jsonl")
-    rows = {name: _evaluate(name, model, bundle, tasks, out) for name in ("direct", "promptrl")}
+    rows = {name: _evaluate(name, model, dtype, bundle, tasks, out) for name in ("direct", "promptrl")}
     console.print()
     console.print("starter test tasks, scored by evalplus.evaluate (pass@1, per cent):")
     for name, (base, plus) in rows.items():
@@ -66,12 +68,12 @@ def _write_tasks(path: Path) -> Path:
     return path
 
 
-def _evaluate(strategy: str, model: str, bundle: Path, tasks: Path, out: Path) -> tuple[float, float]:
+def _evaluate(strategy: str, model: str, dtype: str, bundle: Path, tasks: Path, out: Path) -> tuple[float, float]:
     """Run evalplus.evaluate in a process of its own, as a user would; returns base and plus pass@1."""
     root = out / "evalplus_results"
     command = [
         sys.executable, "-m", "evalplus.evaluate", "--dataset", "mbpp", "--model", model, "--backend", "hf",
-        "--dtype", _DTYPE, "--strategy", strategy, "--budget", str(_BUDGET), "--root", str(root),
+        "--dtype", dtype, "--strategy", strategy, "--budget", str(_BUDGET), "--root", str(root),
     ]  # fmt: skip
     if strategy == "promptrl":
         command += ["--policy", str(bundle)]

@@ -100,6 +100,9 @@ def _train_config(options: SolveOptions) -> TrainConfig:
     """
     backbone, strategy = options.backbone, options.strategy
     base = load(strategy.config) if strategy.config is not None else TrainConfig()
+    asked = strategy.env()
+    if strategy.protocol != "paper":  # which says how programs are sampled, too
+        asked = replace(base.env, budget=asked.budget, feedback=asked.feedback, selector=asked.selector)
     return replace(
         base,
         learner=LEARNED[strategy.strategy],
@@ -109,7 +112,7 @@ def _train_config(options: SolveOptions) -> TrainConfig:
         dtype=backbone.dtype,
         base_url=backbone.base_url or "",
         seed=strategy.seed,
-        env=strategy.env(),
+        env=asked,
     )
 
 

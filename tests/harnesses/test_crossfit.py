@@ -114,9 +114,10 @@ def test_a_configuration_says_how_the_folds_train(
 
     monkeypatch.setattr(crossfit, "_train", train)
     settings = tmp_path / "settings.toml"
-    settings.write_text("seed = 8\nsurvey = 2\n[env]\nbudget = 9\n[ppo]\nn_envs = 5\n")
+    settings.write_text("seed = 8\nsurvey = 2\n[env]\nbudget = 9\nmax_new_tokens = 99\n[ppo]\nn_envs = 5\n")
     path = crossfit.solve_crossfit(options(tmp_path, config=str(settings)), suite, backbone, TerminalListener())
     assert {(c.survey, c.ppo.n_envs, c.seed, c.env.budget, c.suite) for c in configs} == {(2, 5, 3, 4, suite.name)}
+    assert {c.env.max_new_tokens for c in configs} == {99}
     assert crossfit.solve_crossfit(options(tmp_path), suite, backbone, TerminalListener()) != path
     with pytest.raises(ConfigError, match="--config says how --split trains"):
         options(tmp_path, split=None, config=str(settings))
