@@ -179,7 +179,7 @@ def judge(
     samples: Annotated[Path, typer.Option(help="Samples file: JSON Lines of task_id and solution.")],
     suite: Annotated[str, typer.Option(help="Suite that they are of.")] = DEFAULT_SUITE,
     out: Annotated[
-        Path | None, typer.Option(help="Where EvalPlus's result JSON goes (default: <samples>_eval_results.json).")
+        Path | None, typer.Option(help="Where EvalPlus's result JSON goes (default: `<samples>_eval_results.json`).")
     ] = None,
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="Stop at the first failing test: faster, no soft scores.")

@@ -104,6 +104,14 @@ def test_bad_input_is_one_line_with_the_remedy(
     assert not Path("runs").exists(), "nothing half-written"
 
 
+def test_help_keeps_words_in_angle_brackets(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    for command in ("judge", "train", "reproduce"):
+        assert run(monkeypatch, command, "--help") == 0
+    text = "".join(capsys.readouterr().out.replace("│", "").split())
+    assert "default:<samples>_eval_results.json" in text
+    assert text.count("default:runs/<") == 2
+
+
 def write_samples(path: Path, solutions: dict[str, str]) -> Path:
     path.write_text("".join(json.dumps({"task_id": t, "solution": s}) + "\n" for t, s in solutions.items()))
     return path
