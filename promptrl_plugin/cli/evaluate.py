@@ -59,14 +59,15 @@ def seed_numbers(text: str) -> tuple[int, ...]:
     """The seeds of ``"0,1,2"``.
 
     Raises:
-        ConfigError: They are not numbers, or there is none.
+        ConfigError: They are not numbers of 0 or more, or there is none.
     """
     try:
-        if found := tuple(int(part) for part in text.split(",") if part.strip()):
-            return found
+        found = tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
-        pass
-    raise ConfigError(f"--seeds must be whole numbers separated by commas, not {text!r}")
+        found = ()
+    if not found or min(found) < 0:
+        raise ConfigError(f"--seeds must be whole numbers of 0 or more separated by commas, not {text!r}")
+    return found
 
 
 Budget = Annotated[

@@ -78,7 +78,15 @@ BAD = [
     (("solve", "--strategy", "direct", "--suite", "apps-introductry"), "apps-introductory"),
     (("train", "--feedback", "oracle"), "--feedback visible"),
     (("train", "--suite", "starter-train", "--model", "smollm2-135m-instrct"), "smollm2-135m-instruct"),
-    (("train", "--config", "no.toml"), "no.toml"),
+    (("train", "--config", "no.toml"), "no.toml (No such file or directory); check the path"),
+    (("train", "--suite", "starter-train", "--feedback", "foo"), "must be visible or none, not 'foo'"),
+    (("train", "--suite", "starter-train", "--seed", "-1"), "seed must be 0 or more"),
+    (("solve", "--strategy", "best-of-k", "--suite", "starter-test", "--seed", "-1"), "--seed must be 0 or more"),
+    (
+        ("solve", "--suite", "starter-test", "--model", "none", "--split", "crossfit:5", "--config", "x"),
+        "one of codellama",
+    ),
+    (("compare", "--suite", "starter-test", "--seeds", "-1", "--out", "runs"), "whole numbers of 0 or more"),
     (("solve", "--strategy", "best-of-n", "--suite", "starter-test"), "best-of-k"),
     (("solve", "--strategy", "direct", "--budget", "0"), "--budget 1 or more"),
     (("solve", "--strategy", "direct", "--feedback", "some"), "none, visible or oracle"),
@@ -91,7 +99,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "remedy"), BAD, ids=[" ".join(a[:3]) for a, _ in BAD])
+@pytest.mark.parametrize(("arguments", "remedy"), BAD, ids=[" ".join(a) for a, _ in BAD])
 def test_bad_input_is_one_line_with_the_remedy(
     arguments: tuple[str, ...], remedy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
