@@ -59,14 +59,15 @@ def seed_numbers(text: str) -> tuple[int, ...]:
     """The seeds of ``"0,1,2"``.
 
     Raises:
-        ConfigError: They are not numbers, or there is none.
+        ConfigError: They are not numbers of 0 or more, or there is none.
     """
     try:
-        if found := tuple(int(part) for part in text.split(",") if part.strip()):
-            return found
+        found = tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
-        pass
-    raise ConfigError(f"--seeds must be whole numbers separated by commas, not {text!r}")
+        found = ()
+    if not found or min(found) < 0:
+        raise ConfigError(f"--seeds must be whole numbers of 0 or more separated by commas, not {text!r}")
+    return found
 
 
 Budget = Annotated[
@@ -179,7 +180,7 @@ def judge(
     samples: Annotated[Path, typer.Option(help="Samples file: JSON Lines of task_id and solution.")],
     suite: Annotated[str, typer.Option(help="Suite that they are of.")] = DEFAULT_SUITE,
     out: Annotated[
-        Path | None, typer.Option(help="Where EvalPlus's result JSON goes (default: <samples>_eval_results.json).")
+        Path | None, typer.Option(help="Where EvalPlus's result JSON goes (default: `<samples>_eval_results.json`).")
     ] = None,
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="Stop at the first failing test: faster, no soft scores.")

@@ -120,7 +120,7 @@ def train(
         )  # fmt: skip
         if warm_start is not None:
             resolved = _warm_started(resolved, _of_seed(warm_start, number))
-        resolved = _for_its_learner(resolved, generations, ablate or [])
+        resolved = defaults.validate(_for_its_learner(resolved, generations, ablate or [], config))
         what = [resolved.suite, *([resolved.learner] if resolved.learner != "ppo" else []), *(ablate or [])]
         usual = Path("runs") / f"{Path(resolved.backbone).name}-{'-'.join(what)}-seed{resolved.seed}"
         runs.append((resolved, _of_seed(out, number) or usual))
@@ -146,9 +146,9 @@ def _of_one_seed(words: Sequence[str], seed: int) -> str:
 
 
 def _for_its_learner(
-    resolved: defaults.TrainConfig, generations: int | None, ablate: Sequence[str]
+    resolved: defaults.TrainConfig, generations: int | None, ablate: Sequence[str], config: Path | None
 ) -> defaults.TrainConfig:
-    """The settings, if they make sense for their learner.
+    """The settings, if they and those of a `config` file make sense for their learner.
 
     Raises:
         ConfigError: They do not.
@@ -158,6 +158,11 @@ def _for_its_learner(
             raise ConfigError("without PPO and without a warm start nothing is learned; add --warm-start BUNDLE")
         if generations is not None:
             raise ConfigError("--generations is for the other learners; what PPO spends follows from its --steps")
+        if config is not None and resolved.generations:
+            raise ConfigError(
+                f"generations = {resolved.generations} in {config} is for the other learners; leave it out, since what "
+                "PPO spends follows from ppo.total_steps, or choose one of them with --learner"
+            )
         return replace(resolved, generations=0)
     if "no-ppo" in ablate:
         raise ConfigError(f"--ablate no-ppo leaves the warm start of PPO; learner {resolved.learner} has none")

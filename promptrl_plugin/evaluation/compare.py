@@ -251,12 +251,14 @@ def load_results(folder: Path) -> dict[str, list[Outcome]]:
         ConfigError: There are none, or they are damaged.
     """
     try:
-        return {
-            name: [Outcome(**{**row, "curve": tuple(row["curve"]), "actions": tuple(row["actions"])}) for row in rows]
-            for name, rows in read_results(folder)["cells"].items()
-        }
-    except (KeyError, TypeError, AttributeError):
+        cells = {name: [Outcome.of(row) for row in rows] for name, rows in read_results(folder)["cells"].items()}
+        for name in cells:
+            int(name.rpartition("-s")[2])  # `Cell.name` ends with the seed
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise _damaged(folder) from None
+    if len({len(o.curve) for outcomes in cells.values() for o in outcomes}) > 1:  # each is as long as the budget
+        raise _damaged(folder)
+    return cells
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -271,7 +273,12 @@ def read_results(folder: Path) -> dict[str, Any]:
     try:
         results: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
         needed = {"suite_version": results["suite_version"], "cells": results["cells"]}
-        return {"samples": {}, "policies": {}} | needed | results
+        found = {"samples": {}, "policies": {}} | needed | results
+        if not isinstance(found["cells"], dict) or any(
+            type(path) is not str for paths in ("samples", "policies") for path in found[paths].values()
+        ):
+            raise TypeError
+        return found
     except OSError as e:
         raise ConfigError(
             f"{folder} holds no results ({e.strerror}); make them with `promptrl compare --out {folder}`"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType, NoneType
+from typing import Any, Self
 
 from promptrl_plugin.checking.base import Judge
 from promptrl_plugin.env.feedback import judge_hidden, passes_hidden
@@ -17,6 +18,20 @@ from promptrl_plugin.storage.jsonl import read_jsonl
 from promptrl_plugin.suites.base import Suite
 
 __all__ = ["Outcome", "outcomes_of", "submitted_after"]
+
+
+_KINDS: Mapping[str, tuple[type, ...]] = MappingProxyType(
+    {
+        "task_id": (str,),
+        "base": (bool,),
+        "strict": (bool,),
+        "soft": (float, int),
+        "visible": (bool, NoneType),
+        "generations": (int,),
+        "prompt_tokens": (int,),
+        "completion_tokens": (int,),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +58,20 @@ class Outcome:
     completion_tokens: int
     curve: tuple[bool, ...]
     actions: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """An outcome as JSON gives it back.
+
+        Raises:
+            KeyError, TypeError: It is none: something is missing, or of another type.
+        """
+        lists = {name: tuple(row[name]) for name in ("curve", "actions")}
+        outcome = cls(**{**row, **lists})
+        typed = all(type(getattr(outcome, name)) in kinds for name, kinds in _KINDS.items())
+        if not typed or {*map(type, outcome.curve)} - {bool} or {*map(type, outcome.actions)} - {str}:
+            raise TypeError("no outcome")
+        return outcome
 
 
 def outcomes_of(samples: Path, suite: Suite, judge: Judge, budget: int, *, oracle: bool = False) -> list[Outcome]:

@@ -26,6 +26,7 @@ from promptrl_plugin.storage.runs import RunFolder
 
 __all__ = ["Report", "TrainingRun", "build_report", "settings_line"]
 
+_NEEDED = ("suite", "backbone", "budget", "feedback")  # settings that every comparison has
 _NAMED = ("protocol", "split", "config")  # settings that a folder has where they are not the usual ones
 
 
@@ -84,11 +85,12 @@ def build_report(folder: Path, runs: Sequence[Path] = (), against: str | None = 
         against: The strategy to hold the others against; None for promptrl, or the last one.
 
     Raises:
-        ConfigError: `folder` holds no results, or one of `runs` no metrics.
+        ConfigError: `folder` holds no results or no settings of a comparison, or one of `runs` no metrics.
         UnknownNameError: `against` is not in the comparison.
         SamplesError: A trace file is damaged.
     """
     run = RunFolder.open(folder)
+    config = _settings(run)
     results, raw = load_results(folder), read_results(folder)
     strategies = by_strategy(results)
     if against is not None and against not in strategies:
@@ -98,7 +100,7 @@ def build_report(folder: Path, runs: Sequence[Path] = (), against: str | None = 
     prompts = _prompts(traces.values())
     episodes = {name: tuple(_episodes(name, seeds, traces, prompts)) for name, seeds in strategies.items()}
     return Report(
-        config=run.config(),
+        config=config,
         environment=run.environment(),
         suite_version=str(raw["suite_version"]),
         reference=reference,
@@ -123,6 +125,13 @@ def settings_line(report: Report) -> str:
         f"({backbone.get('backend')}, {backbone.get('dtype')}), budget {c.get('budget')}, "
         f"feedback {c.get('feedback')}{mark}" + "".join(f", {name} {c[name]}" for name in _NAMED if name in c)
     )
+
+
+def _settings(run: RunFolder) -> dict[str, Any]:
+    config = run.config()
+    if not all(name in config for name in _NEEDED) or not isinstance(config["backbone"], dict):
+        raise ConfigError(f"{run.config_path} is no comparison's; name a folder of `promptrl compare --out`")
+    return config
 
 
 def _episodes(

@@ -108,6 +108,8 @@ class StrategyOptions:
             raise ConfigError(f"--protocol {protocol} shows {usual.feedback} feedback; leave out --feedback")
         if options.budget < 1:
             raise ConfigError(f"a budget of {options.budget} generations solves nothing; use --budget 1 or more")
+        if options.seed < 0:
+            raise ConfigError(f"--seed must be 0 or more, not {options.seed}")
         if options.split and options.policy:
             raise ConfigError("--split trains its own policies; leave out --policy")
         if options.config and not options.split:

@@ -14,7 +14,7 @@ import promptrl_plugin
 from promptrl_plugin.backbones.base import Backbone
 from promptrl_plugin.backbones.caching import CachingBackbone
 from promptrl_plugin.checking.base import Judge
-from promptrl_plugin.config import TAKES_POLICY, EnvConfig, JudgeConfig, env_of, to_dict
+from promptrl_plugin.config import TAKES_POLICY, EnvConfig, JudgeConfig, env_of, load, to_dict
 from promptrl_plugin.env.feedback import Checker, NoFeedback, make_checker
 from promptrl_plugin.errors import BundleError, ConfigError, DataError, UnknownNameError
 from promptrl_plugin.harnesses.listener import Listener
@@ -205,15 +205,20 @@ def check_strategy(name: str) -> None:
 
 
 def check_request(options: StrategyOptions) -> None:
-    """Report an unknown strategy, or a policy that is not there or is another's, before a model is loaded.
+    """Report an unknown strategy, a policy that is not there or is another's, and settings that cannot work.
+
+    That is before a model is loaded.
 
     Raises:
         UnknownNameError: There is no such strategy.
+        ConfigError: The settings of a split are missing, or cannot work.
         BundleError: The policy is missing, damaged, or another learner's.
     """
     from promptrl_plugin.agent.bundle import PolicyBundle
 
     check_strategy(options.strategy)
+    if options.config is not None:
+        load(options.config)
     if options.policy is not None and options.strategy in TAKES_POLICY:
         PolicyBundle.load(options.policy).check_strategy(options.strategy)
     elif options.policy is not None and not options.policy.exists():  # another package's, which reads it later

@@ -164,21 +164,23 @@ class RunFolder:
         """The configuration that the run was started with, as plain data.
 
         Raises:
-            ConfigError: It cannot be read.
+            ConfigError: It cannot be read, or holds something else.
         """
         try:
-            data: dict[str, Any] = json.loads(self.config_path.read_text(encoding="utf-8"))
+            data = json.loads(self.config_path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as e:
             raise ConfigError(f"cannot read {self.config_path}: {e}; start the run again elsewhere") from None
+        if not isinstance(data, dict):
+            raise ConfigError(f"{self.config_path} holds no settings; start the run again elsewhere")
         return data
 
     def environment(self) -> dict[str, Any]:
         """What the run was begun on, as `environment` told then; nothing where that was not kept."""
         try:
-            data: dict[str, Any] = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+            data = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return data
+        return data if isinstance(data, dict) else {}
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one object to the metrics; a torn line of a killed run is cut off first."""

@@ -78,7 +78,15 @@ BAD = [
     (("solve", "--strategy", "direct", "--suite", "apps-introductry"), "apps-introductory"),
     (("train", "--feedback", "oracle"), "--feedback visible"),
     (("train", "--suite", "starter-train", "--model", "smollm2-135m-instrct"), "smollm2-135m-instruct"),
-    (("train", "--config", "no.toml"), "no.toml"),
+    (("train", "--config", "no.toml"), "no.toml (No such file or directory); check the path"),
+    (("train", "--suite", "starter-train", "--feedback", "foo"), "must be visible or none, not 'foo'"),
+    (("train", "--suite", "starter-train", "--seed", "-1"), "seed must be 0 or more"),
+    (("solve", "--strategy", "best-of-k", "--suite", "starter-test", "--seed", "-1"), "--seed must be 0 or more"),
+    (
+        ("solve", "--suite", "starter-test", "--model", "none", "--split", "crossfit:5", "--config", "x"),
+        "one of codellama",
+    ),
+    (("compare", "--suite", "starter-test", "--seeds", "-1", "--out", "runs"), "whole numbers of 0 or more"),
     (("solve", "--strategy", "best-of-n", "--suite", "starter-test"), "best-of-k"),
     (("solve", "--strategy", "direct", "--budget", "0"), "--budget 1 or more"),
     (("solve", "--strategy", "direct", "--feedback", "some"), "none, visible or oracle"),
@@ -91,7 +99,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "remedy"), BAD, ids=[" ".join(a[:3]) for a, _ in BAD])
+@pytest.mark.parametrize(("arguments", "remedy"), BAD, ids=[" ".join(a) for a, _ in BAD])
 def test_bad_input_is_one_line_with_the_remedy(
     arguments: tuple[str, ...], remedy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -102,6 +110,14 @@ def test_bad_input_is_one_line_with_the_remedy(
     assert remedy in lines[0]
     assert "Traceback" not in error
     assert not Path("runs").exists(), "nothing half-written"
+
+
+def test_help_keeps_words_in_angle_brackets(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    for command in ("judge", "train", "reproduce"):
+        assert run(monkeypatch, command, "--help") == 0
+    text = "".join(capsys.readouterr().out.replace("│", "").split())
+    assert "default:<samples>_eval_results.json" in text
+    assert text.count("default:runs/<") == 2
 
 
 def write_samples(path: Path, solutions: dict[str, str]) -> Path:

@@ -119,6 +119,9 @@ def test_several_seeds_are_a_run_each_with_folders_of_their_own(
         (("--seeds", "0,1", "--out", "run"), "--out 'run{seed}'"),
         (("--seeds", "one"), "separated by commas"),
         (("--seeds", ","), "separated by commas"),
+        (("--seeds", "0,-1"), "0 or more"),
+        (("--seed", "-1"), "seed must be 0 or more, not -1"),
+        (("--feedback", "foo"), "env.feedback must be visible or none, not 'foo'"),
         (("--ablate", "no-lexicals"), "no-lexical"),
         (("--generations", "5"), "follows from its --steps"),
         (("--learner", "linucb", "--generations", "0"), "--generations 1 or more"),
@@ -139,6 +142,37 @@ def test_what_cannot_work_is_one_line_with_the_remedy(
     error = capsys.readouterr().err
     assert part in error
     assert error.count("\n") == 1
+    assert not asked
+
+
+def test_generations_of_a_configuration_are_for_the_other_learners(
+    monkeypatch: pytest.MonkeyPatch,
+    asked: list[tuple[TrainConfig, Path]],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+):
+    (tmp_path / "g.toml").write_text("generations = 5\n")
+    assert train(monkeypatch, "--config", "g.toml") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("promptrl: generations = 5 in g.toml is for the other learners")
+    assert error.count("\n") == 1
+    assert train(monkeypatch, "--config", "g.toml", "--learner", "linucb") == 0
+    assert [c.generations for c, _ in asked] == [5]
+
+
+def test_a_damaged_run_is_nothing_to_be_like(
+    monkeypatch: pytest.MonkeyPatch,
+    asked: list[tuple[TrainConfig, Path]],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+):
+    run = RunFolder.create(tmp_path / "ppo", TrainConfig())
+    run.log({"steps": 10, "generations/distinct": 100.0})
+    run.close()
+    (tmp_path / "ppo" / "bundle").mkdir()
+    run.config_path.write_text("[]")
+    assert train(monkeypatch, "--like", "ppo", "--learner", "linucb") == 2
+    assert "config.json holds no settings; start the run again elsewhere" in capsys.readouterr().err
     assert not asked
 
 

@@ -175,6 +175,54 @@ def test_a_folder_without_results_says_how_to_make_them(tmp_path: Path, folder: 
         build_report(folder)
 
 
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("strict", "yes"),
+        ("visible", 1),
+        ("generations", None),
+        ("soft", "0.5"),
+        ("task_id", 3),
+        ("curve", [True]),
+        ("curve", ["yes"] * 3),
+        ("actions", [1]),
+        ("actions", None),
+    ],
+)
+def test_damaged_outcomes_are_an_error_with_the_remedy(folder: Path, change: str, value: object):
+    results = json.loads((folder / "results.json").read_text())
+    results["cells"]["promptrl-s0"][1][change] = value
+    (folder / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ConfigError, match=r"results\.json is damaged; delete it and run"):
+        build_report(folder)
+
+
+@pytest.mark.parametrize("part", [{"cells": []}, {"cells": {"promptrl": []}}, {"samples": []}, {"policies": {"a": 1}}])
+def test_damaged_results_are_an_error_with_the_remedy(folder: Path, part: dict[str, object]):
+    results = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps(results | part))
+    with pytest.raises(ConfigError, match=r"results\.json is damaged; delete it and run"):
+        build_report(folder)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"suite": "s", "backbone": "m", "budget": 1, "feedback": "none"}'])
+def test_settings_of_no_comparison_are_one_line(
+    folder: Path, content: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from promptrl_plugin.cli import main as cli
+
+    (folder / "config.json").write_text(content)
+    monkeypatch.setattr("sys.argv", ["promptrl", "report", str(folder)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.startswith("promptrl: ")
+    assert error.count("\n") == 1
+    assert "config.json" in error
+    assert not (folder / "report").exists()
+
+
 def test_the_command_prints_the_tables_and_names_the_page(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -24,6 +24,8 @@ def test_defaults() -> None:
         ({"budget": 0}, "--budget 1 or more"),
         ({"budget": "many"}, "--budget must be a whole number"),
         ({"budget": True}, "--budget must be a whole number"),
+        ({"seed": -1}, "--seed must be 0 or more"),
+        ({"strategy": "direct", "seed": "-1"}, "--seed must be 0 or more"),
         ({"feedback": "hidden"}, "none, visible or oracle"),
         ({"selector": "vote"}, "first, agreement, or agreement:K"),
         ({"split": "crossfit:1"}, "crossfit:K"),

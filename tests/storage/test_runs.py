@@ -49,6 +49,9 @@ def test_unreadable_configuration(tmp_path: Path) -> None:
     run.config_path.write_text("{")
     with pytest.raises(ConfigError, match=r"cannot read .*config\.json"):
         run.config()
+    run.config_path.write_text("[]")
+    with pytest.raises(ConfigError, match=r"config\.json holds no settings; start the run again"):
+        run.config()
 
 
 def test_metrics_of_a_killed_run_are_read_and_go_on(tmp_path: Path) -> None:
