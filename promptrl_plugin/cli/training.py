@@ -221,7 +221,7 @@ def run_trainings(
 
 def _checked(resolved: defaults.TrainConfig, folder: Path, *, resume: bool) -> tuple[defaults.TrainConfig, bool, Suite]:
     """Whether a run can begin or go on: its settings, whether it was begun, and the suite of its tasks."""
-    from promptrl_plugin.storage.runs import RunFolder
+    from promptrl_plugin.storage.runs import RunFolder, changed_settings
     from promptrl_plugin.suites.registry import load_train_suite
 
     if resolved.env.feedback == "oracle":
@@ -232,7 +232,15 @@ def _checked(resolved: defaults.TrainConfig, folder: Path, *, resume: bool) -> t
     if begun:
         # refuses to start over in a folder that holds a run
         run = RunFolder.open(folder) if resume else RunFolder.create(folder, resolved)
-        resolved = defaults.from_dict(defaults.TrainConfig, run.config())
+        begun_with = defaults.from_dict(defaults.TrainConfig, run.config())
+        if other := changed_settings(defaults.to_dict(begun_with), defaults.to_dict(resolved)):
+            more = f" and {len(other) - 6} more" if len(other) > 6 else ""
+            console.print(
+                f"{folder} goes on with the settings that it was begun with; these would differ: "
+                f"{', '.join(other[:6])}{more}",
+                highlight=False, soft_wrap=True,
+            )  # fmt: skip
+        resolved = begun_with
     elif resume:
         console.print(f"{folder} holds no run yet: beginning one", highlight=False, soft_wrap=True)
     return resolved, begun, load_train_suite(resolved.suite)

@@ -27,7 +27,7 @@ from promptrl_plugin.config import to_dict
 from promptrl_plugin.errors import ConfigError, UserError
 from promptrl_plugin.storage.jsonl import JsonlAppender, read_jsonl
 
-__all__ = ["RunFolder", "environment", "write_atomic", "write_json"]
+__all__ = ["RunFolder", "changed_settings", "environment", "write_atomic", "write_json"]
 
 _PACKAGES = (
     "datasets",
@@ -146,7 +146,7 @@ class RunFolder:
         run = cls(Path(path))
         if not run.config_path.is_file():
             raise ConfigError(f"{run.path} holds no run (no config.json); check the path")
-        if config is not None and (changed := _differences(run.config(), _plain(config))):
+        if config is not None and (changed := changed_settings(run.config(), _plain(config))):
             raise ConfigError(
                 f"{run.path} was begun with other settings ({', '.join(changed)}); use those, or another folder"
             )
@@ -204,9 +204,9 @@ def _plain(config: Any) -> Any:
     return json.loads(json.dumps(to_dict(config) if dataclasses.is_dataclass(config) else config))
 
 
-def _differences(old: Any, new: Any, where: str = "") -> list[str]:
+def changed_settings(old: Any, new: Any, where: str = "") -> list[str]:
     """Dotted names of the settings that differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(k for k in new if k not in old)]
-        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{where}.{k}" if where else str(k))]
+        return [d for k in keys for d in changed_settings(old.get(k), new.get(k), f"{where}.{k}" if where else str(k))]
     return [] if old == new else [where]

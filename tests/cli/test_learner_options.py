@@ -202,3 +202,16 @@ def test_policies_of_what_is_not_trained():
         parse_policies(["linucbb=p"])
     with pytest.raises(UnknownNameError):
         parse_policies(["direct:a=p"])
+
+
+def test_a_resumed_run_says_which_options_it_does_not_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = TrainConfig(suite="starter-train", seed=3)
+    RunFolder.create(tmp_path / "run", config)
+    other = replace(config, seed=5, env=replace(config.env, budget=2))
+    resolved, begun, _ = training._checked(other, tmp_path / "run", resume=True)
+    assert (resolved, begun) == (config, True)
+    said = capsys.readouterr()
+    assert "these would differ: seed, env.budget" in (said.out + said.err)
+    training._checked(config, tmp_path / "run", resume=True)
+    said = capsys.readouterr()
+    assert "differ" not in said.out + said.err
