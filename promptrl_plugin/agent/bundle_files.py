@@ -88,6 +88,8 @@ def read_tensors(content: bytes) -> dict[str, npt.NDArray[Any]]:
 def _read_manifest(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise BundleError(f"there is no policy bundle at {path}; check the path, or train one: promptrl train")
+    if not (path / MANIFEST).exists() and (path / "bundle" / MANIFEST).is_file():
+        raise BundleError(f"{path} is the folder of a training run; give the policy bundle in it: {path / 'bundle'}")
     try:
         document = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         schema = document["schema"]

@@ -11,7 +11,7 @@ from promptrl_plugin.agent.bundle import Arrays, PolicyBundle
 from promptrl_plugin.agent.setup import EpisodeSetup, layout_of, load_embedder, load_library
 from promptrl_plugin.agent.side_by_side import SharedParts
 from promptrl_plugin.backbones.caching import CachingBackbone, RecordingBackbone
-from promptrl_plugin.backbones.registry import load_backbone
+from promptrl_plugin.backbones.registry import check_base_url, load_backbone
 from promptrl_plugin.checking.base import Judge, JudgeRequest
 from promptrl_plugin.checking.caching import CachingJudge
 from promptrl_plugin.checking.judge import IsolatedJudge
@@ -114,13 +114,14 @@ def build(
         shared: Where models and judge come from for runs side by side; None for parts of its own.
 
     Raises:
-        UserError: Unknown names, missing data or model, too few tasks.
+        UserError: Unknown names, missing data or model, too few tasks, a server's address for a backend without one.
     """
     table = ActionTable.default(config.operator_kinds, config.operators)
     layout = layout_of(table, config, config.env.embedding_dim)
     for name in config.warm_start.sequence:
         if name not in table.names:  # said before a model is loaded; an ablation may have taken it away
             raise UnknownNameError("operator of this run", name, table.names)
+    check_base_url(config.backend, config.base_url)
     suite = suite or load_suite(config.suite)
     cache = Cache()
     judge = CachingJudge((shared.judge if shared else IsolatedJudge)(config.judge), cache)

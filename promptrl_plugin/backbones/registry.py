@@ -20,11 +20,11 @@ from typing import Protocol
 
 from promptrl_plugin.backbones.base import Backbone
 from promptrl_plugin.backbones.caching import CachingBackbone
-from promptrl_plugin.errors import BackboneError, UnknownNameError
+from promptrl_plugin.errors import BackboneError, ConfigError, UnknownNameError
 from promptrl_plugin.plugins import load_plugin, plugin_names
 from promptrl_plugin.storage.cache import Cache
 
-__all__ = ["BACKENDS", "ENTRY_POINT_GROUP", "BackboneFactory", "backend_names", "load_backbone"]
+__all__ = ["BACKENDS", "ENTRY_POINT_GROUP", "BackboneFactory", "backend_names", "check_base_url", "load_backbone"]
 
 ENTRY_POINT_GROUP = "promptrl.backbones"
 
@@ -87,6 +87,22 @@ BACKENDS: Mapping[str, BackboneFactory] = MappingProxyType(
 )
 
 
+#: Built-in backends that talk to the server that they are given; EvalPlus's providers have addresses of their own.
+_SERVED = ("openai", "ollama")
+
+
+def check_base_url(backend: str, base_url: str | None) -> None:
+    """Refuse a server's address for a backend that would not ask it; what another package's does is its own affair.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    if base_url and backend in BACKENDS and backend not in _SERVED:
+        raise ConfigError(
+            f"backend {backend} asks no server at --base-url {base_url}; add --backend openai, or leave it out"
+        )
+
+
 def load_backbone(
     name: str, *, backend: str = "hf", dtype: str = "auto", base_url: str | None = None, cache: Cache | None = None
 ) -> Backbone:
@@ -101,9 +117,10 @@ def load_backbone(
 
     Raises:
         UnknownNameError: No such backend, alias or served model; near names are suggested.
-        ConfigError: The backend is another package's and cannot be loaded.
+        ConfigError: The backend is another package's and cannot be loaded, or takes no `base_url`.
         BackboneError: The model cannot be found or loaded, or the server cannot be reached.
     """
+    check_base_url(backend, base_url)
     backbone = _factory(backend)(name, dtype=dtype, base_url=base_url)
     return backbone if cache is None else CachingBackbone(backbone, cache)
 

@@ -78,6 +78,10 @@ def validate(
     from promptrl_plugin.leaderboard.validate import programs_of, validate_entry
 
     paths = entries or entry_paths(board)
+    if not paths:
+        raise EntryError(
+            f"there is no entry in {board}; make one with `promptrl leaderboard add`, or give --board FOLDER"
+        )
     wrong = []
     with IsolatedJudge(JudgeConfig(workers=workers)) as judge:
         judge.start()

@@ -69,6 +69,7 @@ class Plan:
         learners: Strategies that are trained beside `promptrl`, each on the tasks and at the train generations of
             the run of the same seed.
         out: Folder of everything.
+        recipe: What `config` was read from, as ``--config`` takes it; empty for the defaults.
         ray: Address of a Ray cluster that does it, None for this machine.
     """
 
@@ -79,6 +80,7 @@ class Plan:
     budget: int
     learners: tuple[str, ...]
     out: Path
+    recipe: str = ""
     ray: str | None = None
 
     def folder(self, strategy: str, seed: int | str) -> Path:
@@ -97,7 +99,8 @@ class Plan:
 
     def _train(self, seed: int) -> Step:
         folder, config = self.folder("promptrl", seed), replace(self.config, seed=seed)
-        given = {"config": "RECIPE", **({} if self.protocol == PROTOCOLS[0] else {"protocol": self.protocol})}
+        given = {"suite": config.suite, **({"config": self.recipe} if self.recipe else {})}
+        given |= {} if self.protocol == PROTOCOLS[0] else {"protocol": self.protocol}
         command = self._words("train", **given, seed=seed, budget=self.budget, out=folder, resume="")
         return self._training(command, folder, lambda: config, stage=0)
 
@@ -125,9 +128,8 @@ class Plan:
         urls = config.base_url.split(",") if config.base_url else None
         tasks = len(load_suite(self.suite).tasks())
         most = tasks * (1 + (len(names) - 1) * len(self.seeds) * self.budget)
-        return Step(
-            self._words("compare", **given), most, False, lambda: compare(**given, **model, base_url=urls, ray=self.ray)
-        )
+        command = self._words("compare", **given, **({"ray": self.ray} if self.ray is not None else {}))
+        return Step(command, most, False, lambda: compare(**given, **model, base_url=urls, ray=self.ray))
 
     def _report(self) -> Step:
         folder = self.out / "compare"
@@ -177,21 +179,25 @@ def reproduce(
     Protocol paper is the source paper's (oracle feedback, at most 10 generations); its results are marked and not
     eligible for a leaderboard. Killed at any moment, the same command goes on.
     """
-    settings = _settings(backbone, config, protocol, budget)
+    from promptrl_plugin.backbones.registry import check_base_url
+
+    recipe = str(config) if config is not None else backbone if backbone in recipes() else ""
+    settings = _settings(backbone, recipe, protocol, budget)
     settings = replace(
         settings, backend=backend, dtype=dtype or settings.dtype, base_url=joined_urls(base_url) or "",
-        suite="apps-train" if suite.startswith("apps") else "starter-train" if suite.startswith("starter") else settings.suite,
+        suite=_train_suite(suite, settings.suite),
     )  # fmt: skip
+    check_base_url(backend, settings.base_url)
     folder = out or Path("runs") / f"{Path(backbone).name.lower()}-{suite}-{protocol}"
-    plan = Plan(settings, suite, protocol, seed_numbers(seeds), settings.env.budget, _learners(learners), folder, ray)
+    plan = Plan(
+        settings, suite, protocol, seed_numbers(seeds), settings.env.budget, _learners(learners), folder, recipe, ray
+    )
     steps = plan.steps()
     for number, step in enumerate(steps, 1):
         most = f", at most {step.generations:,} generations" if step.generations else ""
         state = "done" if step.done else f"{number} of {len(steps)}{most}"
         console.print(f"[bold]{state}[/bold]", highlight=False)
-        console.print(
-            step.command.replace("RECIPE", str(config or backbone)), highlight=False, markup=False, soft_wrap=True
-        )
+        console.print(step.command, highlight=False, markup=False, soft_wrap=True)
         if dry_run or step.done:
             continue
         if step.run is not None:
@@ -204,19 +210,40 @@ def reproduce(
                 run_trainings([(settings(), folder) for folder, settings in trainings], resume=True)
 
 
-def _settings(backbone: str, config: Path | None, protocol: str, budget: int | None) -> TrainConfig:
-    """The recipe of a backbone (the defaults where none ships), at the budget and sampling of a protocol.
+def _settings(backbone: str, recipe: str, protocol: str, budget: int | None) -> TrainConfig:
+    """A recipe for a backbone (the defaults without one), at the budget and sampling of a protocol.
 
     Raises:
-        ConfigError: There is no such configuration or protocol, or the budget is none.
+        ConfigError: There is no such configuration or protocol, or the budget is none or not the protocol's.
     """
-    base = load(config) if config is not None else load(Path(backbone)) if backbone in recipes() else TrainConfig()
+    from promptrl_plugin.harnesses.options import check_budget
+
+    base = load(Path(recipe)) if recipe else TrainConfig()
     if protocol != PROTOCOLS[0]:
         base = under(base, protocol)
     chosen = base.env.budget if budget is None else budget
     if chosen < 1:
         raise ConfigError(f"a budget of {chosen} generations solves nothing; use --budget 1 or more")
+    check_budget(protocol, chosen)
     return replace(base, backbone=backbone, env=replace(base.env, budget=chosen))
+
+
+def _train_suite(suite: str, usual: str) -> str:
+    """The suite to train on where `suite` is evaluated, `usual` unless its tasks are of another kind.
+
+    Raises:
+        ConfigError: `suite` is one that trains.
+    """
+    from promptrl_plugin.suites.registry import TRAIN_SUITES, check_evaluated
+
+    check_evaluated(suite)
+    instead = TRAIN_SUITES.get(suite, "")
+    chosen = instead if instead in ("apps-train", "starter-train") else usual
+    if chosen == suite:  # another package's, that the configuration names
+        raise ConfigError(
+            f"the agent would train on suite {suite}; evaluate another with --suite, e.g. {DEFAULT_SUITE}"
+        )
+    return chosen
 
 
 def _learners(text: str | None) -> tuple[str, ...]:

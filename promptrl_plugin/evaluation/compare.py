@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from promptrl_plugin.backbones.registry import check_base_url
 from promptrl_plugin.checking.caching import CachingJudge
 from promptrl_plugin.checking.judge import IsolatedJudge
 from promptrl_plugin.config import LEARNED, PROTOCOLS, SEEDLESS, JudgeConfig
@@ -23,9 +24,10 @@ from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.evaluation.outcomes import Outcome, outcomes_of, submitted_after
 from promptrl_plugin.harnesses.crossfit import solve_crossfit
 from promptrl_plugin.harnesses.listener import Listener
-from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions, StrategyOptions
+from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions, Split, StrategyOptions
 from promptrl_plugin.harnesses.session import (
     OnSolved,
+    check_policy,
     check_request,
     check_visible,
     counted_from,
@@ -109,7 +111,8 @@ class Matrix:
         """Every cell, strategy by strategy.
 
         Raises:
-            ConfigError: A strategy or a seed is missing or named twice, or policies and rows do not fit.
+            ConfigError: A strategy or a seed is missing or named twice, policies and rows do not fit, or no row uses
+            `policy`, `split` or `config`.
         """
         for what, values in (("--strategies", self.strategies), ("--seeds", self.seeds)):
             if not values or len(set(values)) != len(values):
@@ -119,11 +122,31 @@ class Matrix:
             raise ConfigError(f"--policy {strange[0]}=… is for no row of --strategies; add {strange[0]} there")
         if bare := [row for row in self.strategies if ":" in row and row not in paths]:
             raise ConfigError(f"{bare[0]} needs a policy of its own: --policy {bare[0]}=FOLDER")
+        self._check_used(paths)
         return [
             Cell(name, seed, Path(paths[name].replace("{seed}", str(seed))) if name in paths else None)
             for name in self.strategies
             for seed in ((0,) if name in SEEDLESS else self.seeds)
         ]
+
+    def _check_used(self, paths: Mapping[str, str]) -> None:
+        """Refuse what no row would use; `paths` are the policies that were given, by row."""
+        rows = ",".join(self.strategies)
+        if "promptrl" in paths and "promptrl" not in self.strategies:
+            raise ConfigError(
+                f"--policy {self.policy} is for promptrl, which --strategies {rows} does not name; add it there, name "
+                "the row as --policy ROW=FOLDER, or leave it out"
+            )
+        if self.config and not self.split:
+            raise ConfigError("--config says how --split trains; add --split crossfit:5, or leave it out")
+        if not self.split:
+            return
+        Split.parse(self.split)
+        if not any(Cell(row, 0).strategy in LEARNED and row not in paths for row in self.strategies):
+            raise ConfigError(
+                f"--split trains the rows that are trained and have no --policy, and --strategies {rows} names none; "
+                "add promptrl there, or leave out --split and --config"
+            )
 
     def options(self, cell: Cell, folder: Path) -> SolveOptions:
         """What `promptrl solve` would be asked for that cell."""
@@ -159,7 +182,8 @@ def run_matrix(
     cells = matrix.cells()
     requests = [matrix.options(cell, folder) for cell in cells]
     for request in requests:
-        check_request(request.strategy)
+        check_request(request.strategy, matrix.backbone.model)
+    check_base_url(matrix.backbone.backend, matrix.backbone.base_url)
     settings = _settings(matrix)
     begun = (folder / "config.json").exists()
     if begun:
@@ -176,6 +200,8 @@ def run_matrix(
         backbone = None if cluster is not None else open_backbone(matrix.backbone, cache)
         if backbone is not None:
             stack.callback(backbone.close)
+            for request in requests:
+                check_policy(request.strategy, backbone)
         # Only now that nothing is amiss: a folder keeps its settings, the wrong ones, too.
         run = RunFolder.open(folder, settings) if begun else RunFolder.create(folder, settings)
         judge = CachingJudge(IsolatedJudge(JudgeConfig()), cache)
@@ -280,8 +306,9 @@ def read_results(folder: Path) -> dict[str, Any]:
             raise TypeError
         return found
     except OSError as e:
+        _refuse_training(folder)
         raise ConfigError(
-            f"{folder} holds no results ({e.strerror}); make them with `promptrl compare --out {folder}`"
+            f"{folder} holds no results ({e.strerror}); run the same `promptrl compare` command again to make them"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise _damaged(folder) from None
@@ -304,9 +331,19 @@ def bundle_of(folder: Path, row: str, seed: int) -> list[Path]:
 
 def _damaged(folder: Path) -> ConfigError:
     return ConfigError(
-        f"{folder / RESULTS} is damaged; delete it and run `promptrl compare --out {folder}` again: "
+        f"{folder / RESULTS} is damaged; delete it and run the same `promptrl compare` command again: "
         "the samples are kept"
     )
+
+
+def _refuse_training(folder: Path) -> None:
+    """Refuse the run folder of a training, where a comparison's is wanted."""
+    run = RunFolder(folder)
+    if run.config_path.is_file() and "learner" in run.config():
+        raise ConfigError(
+            f"{folder} is the run folder of a training, not of a comparison; give the folder of `promptrl compare`, "
+            f"and for the learning curve of the training: promptrl report FOLDER --run {folder}"
+        )
 
 
 def _known(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ tasks and gives the bare command line its model, `extend_main` makes errors one 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import inspect
 import json
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from promptrl_plugin.config import DEFAULT_BACKBONE, LEARNED
-from promptrl_plugin.errors import UserError
+from promptrl_plugin.errors import ConfigError, UserError
 from promptrl_plugin.harnesses.options import STRATEGY_FLAGS
 
 __all__ = ["TASK_NAMES", "extend_evaluator", "extend_main", "extend_tasks", "options_given", "tasks_folder"]
@@ -42,6 +43,8 @@ _BARE_BATCH_SIZE = 16
 #: cannot be given).
 _OPTIONS = tuple(k for k in STRATEGY_FLAGS if k not in ("strategy", "split", "config"))
 _FLAG = re.compile(rf"--({'|'.join(_OPTIONS)})(?![\w-])(?: (\d+|none|visible|oracle)\b)?")
+
+_NEAR = 0.75  #: likeness (`difflib`) from which a key of ``--metadata`` is one of them, misspelt
 
 _METADATA: ContextVar[Mapping[str, Any]] = ContextVar("promptrl_metadata", default={})  # noqa: B039, never written to
 _log = logging.getLogger("promptrl")
@@ -88,6 +91,8 @@ def extend_evaluator(module: Any) -> None:
     def simple_evaluate_with_default(*args: Any, **kwargs: Any) -> Any:
         call = _bind(simple_evaluate, args, kwargs)
         with _in_lm_eval_words():
+            if _names_ours(call):
+                _check_metadata(call)
             if _is_bare(call):
                 call.update(_embedded(call))
             elif _is_ours(call):
@@ -143,10 +148,33 @@ def _our_tasks(tree: Mapping[Any, Any]) -> Iterator[Any]:
             yield value
 
 
-def _is_ours(call: Mapping[str, Any]) -> bool:
-    """Whether one of our tasks runs on lm-eval's Transformers model."""
+def _names_ours(call: Mapping[str, Any]) -> bool:
+    """Whether one of our tasks runs."""
     names = {t if isinstance(t, str) else t.get("task") for t in call.get("tasks") or [] if isinstance(t, str | dict)}
-    return bool(names & TASK_NAMES) and call.get("model") in _TRANSFORMERS
+    return bool(names & TASK_NAMES)
+
+
+def _is_ours(call: Mapping[str, Any]) -> bool:
+    """Whether it does so on lm-eval's Transformers model."""
+    return _names_ours(call) and call.get("model") in _TRANSFORMERS
+
+
+def _check_metadata(call: Mapping[str, Any]) -> None:
+    """Refuse a misspelt option in ``--metadata``.
+
+    Only what looks like one of ours: the command line adds ``--model_args`` to it, and other tasks have keys of
+    their own there.
+
+    Raises:
+        ConfigError: A key is nearly the name of an option.
+    """
+    model_args = call.get("model_args") or {}
+    for key in call.get("metadata") or {}:
+        # Of a string, any part: then it is too much that is let through.
+        if key in _OPTIONS or key in model_args:
+            continue
+        if near := difflib.get_close_matches(str(key), _OPTIONS, n=1, cutoff=_NEAR):
+            raise ConfigError(f"unknown option {key!r} in --metadata; did you mean {near[0]!r}?")
 
 
 def _is_bare(call: Mapping[str, Any]) -> bool:

@@ -24,7 +24,15 @@ from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.plugins import plugin_names
 from promptrl_plugin.records import Feedback
 
-__all__ = ["STRATEGY_FLAGS", "BackboneOptions", "SolveOptions", "Split", "StrategyOptions", "unknown_flag"]
+__all__ = [
+    "STRATEGY_FLAGS",
+    "BackboneOptions",
+    "SolveOptions",
+    "Split",
+    "StrategyOptions",
+    "check_budget",
+    "unknown_flag",
+]
 
 #: The flags that we add to a harness, with the text of their help.
 STRATEGY_FLAGS: Mapping[str, str] = {
@@ -110,6 +118,7 @@ class StrategyOptions:
             raise ConfigError(f"a budget of {options.budget} generations solves nothing; use --budget 1 or more")
         if options.seed < 0:
             raise ConfigError(f"--seed must be 0 or more, not {options.seed}")
+        check_budget(protocol, options.budget)
         if options.split and options.policy:
             raise ConfigError("--split trains its own policies; leave out --policy")
         if options.config and not options.split:
@@ -168,6 +177,19 @@ class SolveOptions:
     def with_policy(self, policy: Path) -> SolveOptions:
         """The same with another policy and without a split: one fold of a cross-fit."""
         return replace(self, strategy=replace(self.strategy, policy=policy, split=None, config=None))
+
+
+def check_budget(protocol: str, budget: int) -> None:
+    """Refuse to spend more than a protocol allows; less is allowed.
+
+    Raises:
+        ConfigError: It is more, or there is no such protocol.
+    """
+    most = env_of(protocol).budget
+    if protocol != PROTOCOLS[0] and budget > most:
+        raise ConfigError(
+            f"--protocol {protocol} spends at most {most} generations; leave out --budget, or use one up to that"
+        )
 
 
 def unknown_flag(name: str, known: Iterable[str]) -> ConfigError:

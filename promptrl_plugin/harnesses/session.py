@@ -28,6 +28,7 @@ from promptrl_plugin.suites.base import Suite
 __all__ = [
     "OnSolved",
     "Owed",
+    "check_policy",
     "check_request",
     "check_visible",
     "counted_from",
@@ -51,10 +52,12 @@ def run(options: SolveOptions, listener: Listener) -> Path:
     Raises:
         UserError: Unknown names, missing data or model, no fitting policy, a leaking split, …
     """
+    from promptrl_plugin.backbones.registry import check_base_url
     from promptrl_plugin.harnesses.crossfit import solve_crossfit
     from promptrl_plugin.suites.registry import load_suite
 
-    check_request(options.strategy)
+    check_request(options.strategy, options.backbone.model)
+    check_base_url(options.backbone.backend, options.backbone.base_url)
     suite = load_suite(options.suite)
     check_visible(options.strategy.feedback, suite)
     with ExitStack() as stack:
@@ -204,25 +207,44 @@ def check_strategy(name: str) -> None:
         raise UnknownNameError("strategy", name, strategy_names())
 
 
-def check_request(options: StrategyOptions) -> None:
+def check_request(options: StrategyOptions, model: str = "MODEL") -> None:
     """Report an unknown strategy, a policy that is not there or is another's, and settings that cannot work.
 
     That is before a model is loaded.
 
+    Args:
+        options: What is asked for.
+        model: Name of the model, for the command that trains a policy.
+
     Raises:
         UnknownNameError: There is no such strategy.
         ConfigError: The settings of a split are missing, or cannot work.
-        BundleError: The policy is missing, damaged, or another learner's.
+        BundleError: The policy is missing, damaged, or another learner's; or none was given and none ships.
     """
     from promptrl_plugin.agent.bundle import PolicyBundle
+    from promptrl_plugin.strategies.registry import check_shipped
 
     check_strategy(options.strategy)
     if options.config is not None:
         load(options.config)
+    if options.policy is None and options.split is None:
+        check_shipped(options.strategy, model)
     if options.policy is not None and options.strategy in TAKES_POLICY:
         PolicyBundle.load(options.policy).check_strategy(options.strategy)
     elif options.policy is not None and not options.policy.exists():  # another package's, which reads it later
         raise BundleError(f"there is no policy at {options.policy}; check the path")
+
+
+def check_policy(options: StrategyOptions, backbone: Backbone) -> None:
+    """Report that no policy fits the model before anything is solved or written.
+
+    Raises:
+        BundleError: None does; names the command that trains one.
+    """
+    from promptrl_plugin.strategies.registry import check_fitting
+
+    if options.split is None:
+        check_fitting(options.strategy, backbone, options.policy)
 
 
 def check_visible(feedback: Feedback, suite: Suite) -> None:

@@ -94,7 +94,7 @@ def make_entry(
         if unlike := [o.task_id for o, s in zip(outcomes, run.judged, strict=True) if o.strict is not s.solved]:
             raise ConfigError(
                 f"{cell}: {unlike[0]} is judged otherwise than in the results of {comparison.folder}; "
-                f"delete its results.json and run `promptrl compare --out {comparison.folder}` again"
+                "delete its results.json and run the same `promptrl compare` command again"
             )
         runs.append(run)
         files |= _run_files(seed, run, suite)

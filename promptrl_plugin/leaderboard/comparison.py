@@ -64,7 +64,7 @@ def open_comparison(folder: Path, chosen: Sequence[str] = ()) -> Comparison:
     if strange := [row for row in chosen if row not in every]:
         raise UnknownNameError("row of this comparison", strange[0], every)
     rows = {row: dict(sorted(seeds.items())) for row, seeds in every.items() if row in (chosen or every)}
-    again = f"go on with `promptrl compare --out {folder}`, or choose finished rows with --row"
+    again = "run the same `promptrl compare` command again to finish it, or choose finished rows with --row"
     _refuse_unequal_seeds(rows, again)
     if lacking := [cell for row in rows for cell in _cells(row, rows[row]) if cell not in raw["samples"]]:
         raise ConfigError(f"{folder} does not tell the samples of {lacking[0]} (an earlier promptrl wrote it); {again}")

@@ -10,7 +10,7 @@ from promptrl_plugin.agent.bundle import MANIFEST, PolicyBundle, same_model
 from promptrl_plugin.agent.setup import EpisodeSetup
 from promptrl_plugin.backbones.base import Backbone
 from promptrl_plugin.backbones.registry import load_backbone
-from promptrl_plugin.config import LEARNED
+from promptrl_plugin.config import LEARNED, TAKES_POLICY
 from promptrl_plugin.env.observation import OBSERVATION_VERSION
 from promptrl_plugin.errors import BundleError, UnknownNameError
 from promptrl_plugin.plugins import load_plugin, plugin_names
@@ -23,7 +23,15 @@ from promptrl_plugin.strategies.episodes import BestFixed, LinUCB, PromptRL, Ran
 from promptrl_plugin.strategies.gepa import Gepa
 from promptrl_plugin.strategies.reflexion import Reflexion
 
-__all__ = ["ENTRY_POINT_GROUP", "STRATEGIES", "make_strategy", "shipped_policies", "strategy_names"]
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "STRATEGIES",
+    "check_fitting",
+    "check_shipped",
+    "make_strategy",
+    "shipped_policies",
+    "strategy_names",
+]
 
 #: Another package adds a strategy with an entry point of this group: a callable of `Factory`'s signature.
 ENTRY_POINT_GROUP = "promptrl.strategies"
@@ -103,11 +111,38 @@ def _shipped(name: str, backbone: Backbone) -> PolicyBundle:
         bundle = PolicyBundle.load(path)
         if bundle.learner == LEARNED[name] and same_model(bundle.backbone_fingerprint, backbone.fingerprint):
             return bundle
+    raise _none_ships(name, backbone.name)
+
+
+def _none_ships(name: str, model: str) -> BundleError:
     learner = "" if name == "promptrl" else f"--learner {LEARNED[name]} "
-    raise BundleError(
-        f"no policy of strategy {name} ships for model {backbone.name}; train one with: promptrl train {learner}"
-        f"--model {backbone.name}, and give its bundle with --policy"
+    return BundleError(
+        f"no policy of strategy {name} ships for model {model}; train one with: promptrl train {learner}"
+        f"--model {model}, and give its bundle with --policy"
     )
+
+
+def check_shipped(name: str, model: str) -> None:
+    """Make sure, before the model is loaded, that a policy may ship for it: some learners' do for no model.
+
+    Raises:
+        BundleError: None does; names the command that trains one.
+    """
+    if name in LEARNED and all(PolicyBundle.load(path).learner != LEARNED[name] for path in shipped_policies()):
+        raise _none_ships(name, model)
+
+
+def check_fitting(name: str, backbone: Backbone, policy: Path | None) -> None:
+    """Make sure that the policy of a built-in strategy is of this model, without making the strategy.
+
+    Raises:
+        BundleError: It is not, or none was given and none ships.
+    """
+    if name not in TAKES_POLICY or (policy is None and name not in LEARNED):
+        return
+    bundle = _bundle(name, backbone, policy)
+    if not same_model(bundle.backbone_fingerprint, backbone.fingerprint):
+        bundle.check_backbone(backbone.name, backbone.fingerprint)
 
 
 STRATEGIES: Mapping[str, Factory] = MappingProxyType(

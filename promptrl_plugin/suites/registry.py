@@ -14,6 +14,7 @@ __all__ = [
     "ENTRY_POINT_GROUP",
     "SUITES",
     "TRAIN_SUITES",
+    "check_evaluated",
     "load_suite",
     "load_train_suite",
     "not_at_hand",
@@ -168,6 +169,17 @@ def train_suite_of(suite: Suite) -> str | None:
     if not isinstance(instead, str | None):
         raise ConfigError(f"train_suite of suite {suite.name} must be a suite's name, not {instead!r}; mend it")
     return instead
+
+
+def check_evaluated(name: str) -> None:
+    """Refuse to evaluate a built-in suite that trains, without loading it.
+
+    Raises:
+        ConfigError: It is one; names those that are evaluated in its place.
+    """
+    if name in SUITES and name not in TRAIN_SUITES:
+        instead = [suite for suite, trains in TRAIN_SUITES.items() if trains == name] or list(TRAIN_SUITES)
+        raise ConfigError(f"suite {name} trains and is not evaluated; use --suite {' or '.join(instead)}")
 
 
 def _evaluated(name: str, instead: str) -> ConfigError:

@@ -300,3 +300,11 @@ def test_a_near_duplicate_of_an_example_is_refused_by_the_same_rule() -> None:
 def test_unrelated_tasks_are_not_refused() -> None:
     fresh = task("Fresh/1", "Write a function to rotate a square matrix by ninety degrees clockwise.")
     bundle().check_no_leak([fresh])
+
+
+def test_a_run_folder_in_the_place_of_its_bundle_names_the_bundle(tmp_path: Path):
+    bundle().save(tmp_path / "run" / "bundle")
+    with pytest.raises(
+        BundleError, match=r"is the folder of a training run; give the policy bundle in it: .*run/bundle$"
+    ):
+        PolicyBundle.load(tmp_path / "run")

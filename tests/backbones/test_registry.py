@@ -13,7 +13,7 @@ from promptrl_plugin.backbones import evalplus_provider, openai, registry
 from promptrl_plugin.backbones.caching import CachingBackbone
 from promptrl_plugin.backbones.registry import backend_names, load_backbone
 from promptrl_plugin.backbones.scripted import ScriptedBackbone
-from promptrl_plugin.errors import BackboneError, UnknownNameError
+from promptrl_plugin.errors import BackboneError, ConfigError, UnknownNameError
 from promptrl_plugin.storage.cache import Cache
 
 
@@ -96,6 +96,12 @@ def test_a_cache_is_put_in_front(made: list[tuple[Any, ...]], tmp_path: Path) ->
 def test_an_unknown_backend_names_near_ones() -> None:
     with pytest.raises(UnknownNameError, match="unknown backend 'opnai'; did you mean 'openai'"):
         load_backbone("m", backend="opnai")
+
+
+@pytest.mark.parametrize("backend", ["hf", "vllm", "anthropic", "google", "bedrock"])
+def test_an_address_for_a_backend_that_asks_no_server_is_refused(backend: str) -> None:
+    with pytest.raises(ConfigError, match=f"backend {backend} asks no server .*add --backend openai, or leave it out"):
+        load_backbone("no/model", backend=backend, base_url="http://x/v1")
 
 
 def factory(name: str, *, dtype: str, base_url: str | None) -> ScriptedBackbone:

@@ -13,8 +13,10 @@ from promptrl_plugin.agent import parts
 from promptrl_plugin.backbones.models import list_models
 from promptrl_plugin.cli import console
 from promptrl_plugin.cli import main as cli
+from promptrl_plugin.config import TrainConfig
 from promptrl_plugin.records import AssertGroup, Completion, Task
 from promptrl_plugin.storage.cache import Cache
+from promptrl_plugin.storage.runs import RunFolder
 from promptrl_plugin.suites import registry
 from promptrl_plugin.suites.registry import load_suite
 
@@ -92,6 +94,12 @@ BAD = [
     (("solve", "--strategy", "direct", "--feedback", "some"), "none, visible or oracle"),
     (("solve", "--strategy", "direct", "--suite", "humanevla"), "humaneval"),
     (("solve", "--strategy", "direct", "--suite", "starter-test", "--backend", "opanai"), "openai"),
+    (("train", "--suite", "starter-train", "--base-url", "http://x/v1"), "add --backend openai"),
+    (("solve", "--strategy", "direct", "--suite", "starter-test", "--base-url", "http://x/v1"), "add --backend openai"),
+    (("solve", "--strategy", "linucb", "--suite", "starter-test"), "promptrl train --learner linucb --model smollm2"),
+    (("solve", "--strategy", "epic", "--protocol", "paper", "--budget", "20"), "leave out --budget"),
+    (("compare", "--out", "runs", "--strategies", "direct,epic", "--protocol", "paper", "--budget", "20"), "leave out"),
+    (("compare", "--out", "runs", "--strategies", "direct", "--policy", "bar"), "does not name; add it there"),
     (("judge", "--samples", "no.jsonl", "--suite", "starter"), "no.jsonl"),
     (("judge", "--samples", "no.jsonl", "--suite", "starter", "--workers", "-1"), "--workers"),
     (("models", "pull", "smollm"), "smollm2-135m-instruct"),
@@ -211,3 +219,21 @@ def test_suites_tells_what_is_at_hand(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "starter-train" in text
     assert "50" in text
     assert "MBPP_OVERRIDE_PATH" in text
+
+
+def test_report_of_a_training_says_that_it_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    RunFolder.create(tmp_path / "run", TrainConfig())
+    assert run(monkeypatch, "report", "run") == 2
+    assert "run is the run folder of a training, not of a comparison; give" in capsys.readouterr().err
+
+
+def test_a_board_without_entries_verifies_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    (tmp_path / "board" / "entries").mkdir(parents=True)
+    assert run(monkeypatch, "leaderboard", "validate", "--board", "board") == 2
+    told = capsys.readouterr()
+    assert "there is no entry in board; make one with `promptrl leaderboard add`" in told.err
+    assert "verified" not in told.out

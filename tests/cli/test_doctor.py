@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from promptrl_plugin._bootstrap import Finder
 from promptrl_plugin.checking import isolation, namespaces
 from promptrl_plugin.checking.judge import IsolatedJudge
 from promptrl_plugin.cli import main as cli
@@ -59,3 +61,20 @@ def test_it_says_what_is_missing_and_why(capsys: pytest.CaptureFixture[str], mon
 def test_a_probe_that_dies_is_not_silent(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolation, "_probe", lambda *_: os._exit(1))
     assert rows(capsys) == {"every layer": ("no", "the process that tried them died")}
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit):
+        cli.main()
+    return next(line for line in capsys.readouterr().out.splitlines() if line.startswith("harness hook"))
+
+
+def test_the_hook_is_on_only_where_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    others = [finder for finder in sys.meta_path if type(finder) is not Finder]
+    monkeypatch.delenv("PROMPTRL_NO_HOOK", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *others])
+    assert told(capsys) == "harness hook: on"
+    monkeypatch.setattr(sys, "meta_path", others)  # as under `python -S`
+    assert "off (Python read no promptrl_plugin.pth" in told(capsys)
+    monkeypatch.setenv("PROMPTRL_NO_HOOK", "1")
+    assert told(capsys) == "harness hook: off (PROMPTRL_NO_HOOK is set)"

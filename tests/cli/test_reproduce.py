@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ from promptrl_plugin.agent.bundle import PolicyBundle
 from promptrl_plugin.backbones.caching import CachingBackbone
 from promptrl_plugin.backbones.scripted import ScriptedBackbone
 from promptrl_plugin.cli import main as cli
-from promptrl_plugin.config import load, recipes
+from promptrl_plugin.cli import reproduce, training
+from promptrl_plugin.config import TrainConfig, load, recipes
 from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.evaluation import compare
 from promptrl_plugin.evaluation.compare import load_results
@@ -132,8 +134,6 @@ def test_everything_is_trained_evaluated_and_reported_and_a_second_call_makes_no
 
 
 def test_a_step_that_was_broken_off_is_gone_on_with(monkeypatch: pytest.MonkeyPatch, again: ScriptedBackbone) -> None:
-    from promptrl_plugin.cli import reproduce
-
     def never(*arguments: object, **options: object) -> None:
         raise AssertionError("nothing is trained again")
 
@@ -177,10 +177,59 @@ def test_a_dry_run_says_what_would_be_run(
     commands = [line for line in lines if line.startswith("promptrl ")]
     assert [c.split()[1] for c in commands] == ["train"] * 4 + ["compare", "report"]
     assert "--config small.toml" in commands[0]
+    assert "--suite starter-train" in commands[0]
     assert "--learner best-fixed --like all/train/promptrl-seed1" in commands[3]
     assert f"at most {30 * (1 + 6 * 2 * 2):,} generations" in lines[lines.index(commands[4]) - 1]
     assert not Path("all").exists()
     assert not scripted.requests
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options"),
+    [
+        ("foo/bar", ()),
+        ("foo/bar", ("--config", "small.toml", "--protocol", "paper")),
+        ("codellama-7b-instruct", ("--backend", "openai", "--base-url", "http://a/v1", "--base-url", "http://b/v1")),
+    ],
+)
+@pytest.mark.usefixtures("scripted")
+def test_the_printed_trainings_are_those_that_are_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], backbone: str, options: tuple[str, ...]
+) -> None:
+    class Stop(Exception):
+        pass
+
+    made: list[list[tuple[TrainConfig, Path]]] = []
+
+    def note(runs: list[tuple[TrainConfig, Path]], **_: object) -> None:
+        made.append(runs)
+        raise Stop
+
+    monkeypatch.setattr(reproduce, "run_trainings", note)
+    monkeypatch.setattr(training, "run_trainings", note)
+    command = [
+        "reproduce",
+        "--backbone",
+        backbone,
+        "--suite",
+        "starter-test",
+        *options,
+        "--seeds",
+        "3",
+        "--learners",
+        "",
+    ]
+    monkeypatch.setattr("sys.argv", ["promptrl", *command])
+    with pytest.raises(Stop):
+        cli.main()
+    printed = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("promptrl train"))
+    monkeypatch.setattr("sys.argv", shlex.split(printed))
+    with pytest.raises(Stop):
+        cli.main()
+    by_us, by_hand = made
+    assert by_us == by_hand
+    assert by_us[0][0].suite == "starter-train"
+    assert "--config foo/bar" not in printed
 
 
 @pytest.mark.parametrize(
@@ -191,6 +240,10 @@ def test_a_dry_run_says_what_would_be_run(
         (("--seeds", "one"), "must be whole numbers"),
         (("--config", "qwen"), "no configuration qwen; give a TOML file or one of codellama-7b-instruct"),
         (("--budget", "0"), "use --budget 1 or more"),
+        (("--protocol", "paper", "--budget", "20"), "leave out --budget, or use one up to that"),
+        (("--suite", "mbpp-train"), "use --suite mbpp or mbpp500 or humaneval"),
+        (("--suite", "starter-train"), "use --suite starter or starter-test"),
+        (("--base-url", "http://x/v1"), "add --backend openai, or leave it out"),
     ],
 )
 def test_what_cannot_work_is_one_line(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,3 +145,11 @@ def test_the_figure_stands_alone_and_knows_dark_mode() -> None:
 def test_no_page_names_a_place_on_some_machine() -> None:
     for path in PAGES:
         assert not re.search(r"/(home|root|work|tmp|Users)/", path.read_text(encoding="utf-8")), path.name
+
+
+def test_the_sizing_table_is_what_the_script_prints() -> None:
+    script = TOP / "benchmarks" / "sizing.py"
+    printed = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, cwd=TOP).stdout
+    table = [line for line in printed.splitlines() if line.startswith("|")]
+    assert len(table) == 12
+    assert "\n".join(table) in page("scaling")

@@ -29,9 +29,13 @@ from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions
 from promptrl_plugin.records import GenerationRequest
 from promptrl_plugin.storage.cache import Cache
 from promptrl_plugin.storage.jsonl import read_jsonl
+from promptrl_plugin.strategies.registry import shipped_policies
 from promptrl_plugin.suites.registry import load_suite
 
 MATRIX = Matrix("starter-test", BackboneOptions("scripted"), ("direct", "best-of-k"), (0, 1), 3, "visible")
+
+
+SHIPPED = shipped_policies()[0]  # for another model
 
 
 class Silent:
@@ -74,7 +78,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ScriptedBackbon
 
 
 def solve_by(monkeypatch: pytest.MonkeyPatch, name: Callable[[SolveOptions], str]) -> None:
-    """Nothing is solved; samples files have the name that a function gives them."""
+    """Nothing is solved, with policies that are names only; samples files have the name that a function gives them."""
+    monkeypatch.setattr(compare, "check_policy", lambda *_: None)
 
     def solve(requests: Sequence[SolveOptions], _suite: Any, _backbone: Any, _listener: Any, on_solved: Any) -> None:
         for i, options in enumerate(requests):
@@ -165,6 +170,11 @@ def test_both_selectors_have_a_folder_each(tmp_path: Path, scripted: ScriptedBac
         ({"budget": 0}, ConfigError),
         ({"feedback": "all"}, ConfigError),
         ({"strategies": ("promptrl",), "policy": "nowhere"}, BundleError),
+        ({"strategies": ("direct", "linucb")}, BundleError),
+        ({"strategies": ("direct", "promptrl")}, BundleError),
+        ({"strategies": ("direct", "random-hybrid"), "policies": (("random-hybrid", str(SHIPPED)),)}, BundleError),
+        ({"backbone": BackboneOptions("scripted", base_url="http://x/v1")}, ConfigError),
+        ({"protocol": "paper", "feedback": "oracle", "budget": 11}, ConfigError),
     ],
 )
 def test_bad_matrices_are_refused_before_anything_is_written(
@@ -173,6 +183,14 @@ def test_bad_matrices_are_refused_before_anything_is_written(
     with pytest.raises(error):
         run_matrix(replace(MATRIX, **change), tmp_path / "out", Silent())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_policy_that_ships_for_no_model_is_missed_before_one_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(compare, "open_backbone", None)
+    with pytest.raises(BundleError, match="promptrl train --learner linucb --model scripted"):
+        run_matrix(replace(MATRIX, strategies=("direct", "linucb")), tmp_path / "out", Silent())
 
 
 def test_a_model_that_cannot_be_had_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -220,9 +238,26 @@ def test_policies_and_rows_must_fit(strategies: tuple[str, ...], policies: tuple
         replace(MATRIX, strategies=strategies, policies=policies).cells()
 
 
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"policy": "bar"}, "--policy bar is for promptrl, which --strategies direct,best-of-k does not name"),
+        ({"strategies": ("linucb",), "policy": "bar"}, "--policy ROW=FOLDER"),
+        ({"split": "foo"}, "use crossfit:K"),
+        ({"split": "crossfit:2"}, "names none; add promptrl there, or leave out --split"),
+        ({"strategies": ("promptrl",), "policy": "bar", "split": "crossfit:2"}, "have no --policy"),
+        ({"config": "foo"}, "add --split crossfit:5"),
+        ({"strategies": ("promptrl",), "config": "foo"}, "add --split crossfit:5"),
+    ],
+)
+def test_what_no_row_uses_is_refused(change: dict[str, Any], part: str):
+    with pytest.raises(ConfigError, match=part):
+        replace(MATRIX, **change).cells()
+
+
 def test_a_row_keeps_its_policy_and_rows_may_be_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     solve_by(monkeypatch, lambda options: str(options.strategy.policy))
-    monkeypatch.setattr(compare, "check_request", lambda _: None)  # the policies are names only
+    monkeypatch.setattr(compare, "check_request", lambda *_: None)  # the policies are names only
     monkeypatch.setattr(compare, "outcomes_of", lambda *_, **__: [])
     first = replace(MATRIX, strategies=("linucb",), policies=(("linucb", "l"),))
     run_matrix(first, tmp_path / "out", Silent())
@@ -237,7 +272,7 @@ def test_a_row_keeps_its_policy_and_rows_may_be_added(tmp_path: Path, monkeypatc
 
 def test_a_policy_may_come_later_where_no_result_is_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     solve_by(monkeypatch, lambda options: str(options.strategy.policy))
-    monkeypatch.setattr(compare, "check_request", lambda _: None)  # the policies are names only
+    monkeypatch.setattr(compare, "check_request", lambda *_: None)  # the policies are names only
     monkeypatch.setattr(compare, "outcomes_of", lambda *_, **__: [])
     bare = replace(MATRIX, strategies=("direct",))
     ours = replace(MATRIX, strategies=("promptrl",), policy="p{seed}")
@@ -258,7 +293,9 @@ def test_a_policy_may_come_later_where_no_result_is_without_it(tmp_path: Path, m
     with pytest.raises(ConfigError, match=refused):
         run_matrix(ours, tmp_path / "b", Silent())
 
-    run_matrix(replace(bare, policy="p{seed}"), tmp_path / "c", Silent())  # begun with one, but no row has used it
+    run_matrix(bare, tmp_path / "c", Silent())
+    config = tmp_path / "c" / "config.json"  # an earlier version began with one that no row used
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"policy": "p{seed}"}))
     run_matrix(shipped, tmp_path / "c", Silent())
     assert bundle_of(tmp_path / "c", "promptrl", 1) == []
 
@@ -272,7 +309,7 @@ def test_a_folder_of_before_policies_were_kept_by_row_keeps_that_of_its_settings
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     solve_by(monkeypatch, lambda options: str(options.strategy.policy))
-    monkeypatch.setattr(compare, "check_request", lambda _: None)
+    monkeypatch.setattr(compare, "check_request", lambda *_: None)
     monkeypatch.setattr(compare, "outcomes_of", lambda *_, **__: [])
     ours = replace(MATRIX, strategies=("promptrl",), policy="p")
     run_matrix(ours, tmp_path, Silent())
@@ -289,7 +326,7 @@ def test_a_folder_of_before_policies_were_kept_by_row_keeps_that_of_its_settings
 def test_trained_rows_without_a_policy_are_cross_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     solve_by(monkeypatch, lambda options: options.strategy.strategy)
     monkeypatch.setattr(compare, "solve_crossfit", lambda options, *_: options.root / f"{options.strategy.strategy}-x")
-    monkeypatch.setattr(compare, "check_request", lambda _: None)  # the policies are names only
+    monkeypatch.setattr(compare, "check_request", lambda *_: None)  # the policies are names only
     monkeypatch.setattr(compare, "outcomes_of", lambda *_, **__: [])
     rows = ("direct", "best-of-k", "linucb", "promptrl", "promptrl:held-out")
     policies = (("promptrl:held-out", "p"),)
@@ -318,5 +355,8 @@ def test_what_would_have_been_submitted_is_the_first_of_the_best_so_far():
 
 
 def test_a_folder_without_results_says_how_to_make_them(tmp_path: Path):
-    with pytest.raises(ConfigError, match="promptrl compare --out"):
+    with pytest.raises(ConfigError, match="the same `promptrl compare` command again"):
+        load_results(tmp_path)
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(ConfigError, match="the same `promptrl compare` command again"):
         load_results(tmp_path)

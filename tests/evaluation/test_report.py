@@ -171,7 +171,7 @@ def test_a_folder_without_results_says_how_to_make_them(tmp_path: Path, folder: 
     with pytest.raises(ConfigError, match="check the path"):
         build_report(tmp_path)
     (folder / "results.json").unlink()
-    with pytest.raises(ConfigError, match="promptrl compare --out"):
+    with pytest.raises(ConfigError, match="the same `promptrl compare` command again"):
         build_report(folder)
 
 

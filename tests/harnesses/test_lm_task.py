@@ -210,3 +210,17 @@ def test_an_alias_of_ours_stands_for_its_folder(tmp_path: Path, monkeypatch: pyt
         "dtype": "float32",
     }
     assert _located({"pretrained": "someone/a-model"}) == {"pretrained": "someone/a-model"}
+
+
+@pytest.mark.parametrize("task", ["mbpp_plus_direct", "mbpp_plus_promptrl"])
+@pytest.mark.usefixtures("three_tasks")
+def test_a_misspelt_option_is_refused_and_keys_of_others_are_not(task: str) -> None:
+    from promptrl_plugin.harnesses.lm_eval import _check_metadata
+
+    lm = doubles.rule_lm(doubles.answers(doubles.program))
+    for key, near in (("budgett", "budget"), ("polcy", "policy"), ("seeds", "seed"), ("feedbak", "feedback")):
+        with pytest.raises(ConfigError, match=f"unknown option '{key}' in --metadata; did you mean '{near}'"):
+            evaluate(lm, task, metadata={key: 6})
+    assert lm.calls == []
+    model_args = {"pretrained": "m", "tokenizer": "t", "dtype": "float32", "seeds": 3}
+    _check_metadata({"metadata": {**model_args, "budget": 6, "max_seq_lengths": [4096]}, "model_args": model_args})

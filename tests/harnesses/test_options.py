@@ -28,6 +28,7 @@ def test_defaults() -> None:
         ({"strategy": "direct", "seed": "-1"}, "--seed must be 0 or more"),
         ({"feedback": "hidden"}, "none, visible or oracle"),
         ({"selector": "vote"}, "first, agreement, or agreement:K"),
+        ({"protocol": "paper", "budget": 20}, "at most 10 generations; leave out --budget"),
         ({"split": "crossfit:1"}, "crossfit:K"),
         ({"split": "holdout:5"}, "crossfit:K"),
         ({"split": "crossfit:5", "policy": "p"}, "leave out --policy"),
@@ -64,6 +65,12 @@ def test_the_selector_reaches_the_settings_of_an_episode() -> None:
     given = StrategyOptions.parse({"strategy": "best-of-k", "selector": "agreement:3", "budget": 4})
     assert given.env() == EnvConfig(budget=4, selector="agreement:3")
     assert StrategyOptions.parse({"strategy": "best-of-k"}).env() == EnvConfig()
+
+
+def test_a_protocol_may_spend_less_than_it_allows() -> None:
+    for budget in (1, 10):
+        assert StrategyOptions.parse({"strategy": "epic", "protocol": "paper", "budget": budget}).budget == budget
+    assert StrategyOptions.parse({"strategy": "epic", "budget": 20}).budget == 20
 
 
 def test_split() -> None:

@@ -118,7 +118,7 @@ def test_oracle_results_are_refused(tmp_path: Path):
 
 
 def test_an_old_comparison_that_does_not_tell_its_samples_is_refused(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"does not tell the samples.*promptrl compare --out"):
+    with pytest.raises(ConfigError, match=r"does not tell the samples.*the same `promptrl compare` command"):
         open_comparison(write_comparison(tmp_path / "c", old=True))
 
 

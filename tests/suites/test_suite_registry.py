@@ -15,6 +15,7 @@ from promptrl_plugin.suites.base import Suite
 from promptrl_plugin.suites.registry import (
     SUITES,
     TRAIN_SUITES,
+    check_evaluated,
     load_suite,
     load_train_suite,
     suite_names,
@@ -133,3 +134,11 @@ def test_listing_names_imports_nothing_heavy() -> None:
         "sys.exit(any(m in sys.modules for m in ('evalplus', 'datasets', 'torch', 'numpy')))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_suite_that_trains_names_those_that_are_evaluated():
+    for name, instead in (("apps-train", "apps or apps-introductory or"), ("examples", "mbpp or mbpp500 or")):
+        with pytest.raises(ConfigError, match=f"suite {name} trains and is not evaluated; use --suite {instead}"):
+            check_evaluated(name)
+    for name in (*TRAIN_SUITES, "foreign"):
+        check_evaluated(name)
