@@ -19,6 +19,7 @@ from promptrl_plugin.agent.ablations import ablate as ablated
 from promptrl_plugin.cli.console import TrainProgress, console
 from promptrl_plugin.cli.evaluate import BaseUrl, joined_urls, seed_numbers
 from promptrl_plugin.errors import BundleError, ConfigError, UnknownNameError
+from promptrl_plugin.harnesses.options import check_budget
 
 if TYPE_CHECKING:
     from promptrl_plugin.agent.progress import TrainResult
@@ -120,6 +121,8 @@ def train(
         )  # fmt: skip
         if warm_start is not None:
             resolved = _warm_started(resolved, _of_seed(warm_start, number))
+        if protocol is not None:
+            check_budget(protocol, resolved.env.budget)
         resolved = defaults.validate(_for_its_learner(resolved, generations, ablate or [], config))
         what = [resolved.suite, *([resolved.learner] if resolved.learner != "ppo" else []), *(ablate or [])]
         usual = Path("runs") / f"{Path(resolved.backbone).name}-{'-'.join(what)}-seed{resolved.seed}"
