@@ -47,6 +47,13 @@ def test_seeds_that_differ_widen_the_interval():
     assert wide.seed_std == pytest.approx(np.std([1, 0, steady[0].mean()], ddof=1))
 
 
+def test_no_bound_lies_beyond_every_score():
+    few = np.ones((3, 20))
+    few[0, :1] = few[1, :3] = 0
+    interval = bootstrap_interval(few, resamples=2000)
+    assert 0.7 < interval.low < few.mean() < interval.high <= 1
+
+
 def test_the_paired_test_uses_the_pairing():
     """Five tasks won and none lost: clear for pairs, invisible for two separate means."""
     theirs = coin(0.5, 1, 300, np.random.default_rng(4))
