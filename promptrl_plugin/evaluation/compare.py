@@ -43,7 +43,17 @@ if TYPE_CHECKING:
     from promptrl_plugin.backbones.base import Backbone
     from promptrl_plugin.evaluation.cluster import Cluster
 
-__all__ = ["Cell", "Matrix", "Outcome", "bundle_of", "load_results", "read_results", "run_matrix", "submitted_after"]
+__all__ = [
+    "Cell",
+    "Matrix",
+    "Outcome",
+    "bundle_of",
+    "load_results",
+    "read_results",
+    "refuse_training",
+    "run_matrix",
+    "submitted_after",
+]
 
 RESULTS = "results.json"
 
@@ -306,7 +316,7 @@ def read_results(folder: Path) -> dict[str, Any]:
             raise TypeError
         return found
     except OSError as e:
-        _refuse_training(folder)
+        refuse_training(folder)
         raise ConfigError(
             f"{folder} holds no results ({e.strerror}); run the same `promptrl compare` command again to make them"
         ) from None
@@ -336,8 +346,12 @@ def _damaged(folder: Path) -> ConfigError:
     )
 
 
-def _refuse_training(folder: Path) -> None:
-    """Refuse the run folder of a training, where a comparison's is wanted."""
+def refuse_training(folder: Path) -> None:
+    """Refuse the run folder of a training, where a comparison's is wanted.
+
+    Raises:
+        ConfigError: It is one.
+    """
     run = RunFolder(folder)
     if run.config_path.is_file() and "learner" in run.config():
         raise ConfigError(

@@ -9,7 +9,7 @@ from typing import Any
 
 from promptrl_plugin.agent.curves import Panel, latest_rows, panels
 from promptrl_plugin.errors import ConfigError, UnknownNameError
-from promptrl_plugin.evaluation.compare import bundle_of, load_results, read_results
+from promptrl_plugin.evaluation.compare import bundle_of, load_results, read_results, refuse_training
 from promptrl_plugin.evaluation.summary import (
     Contest,
     Seeds,
@@ -90,6 +90,7 @@ def build_report(folder: Path, runs: Sequence[Path] = (), against: str | None = 
         SamplesError: A trace file is damaged.
     """
     run = RunFolder.open(folder)
+    refuse_training(folder)
     config = _settings(run)
     results, raw = load_results(folder), read_results(folder)
     strategies = by_strategy(results)

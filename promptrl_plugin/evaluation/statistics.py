@@ -203,7 +203,8 @@ def _resampled(values: Floats, resamples: int, seed: int) -> Floats:
     means = np.array([of_tasks[rng.integers(tasks, size=tasks)].mean() for _ in range(resamples)])
     if (deviation := _seed_deviation(values)) > 0:
         means += deviation / math.sqrt(seeds) * rng.standard_t(seeds - 1, size=resamples)
-    return np.clip(means, values.min(), values.max())  # no mean lies beyond every score
+    clipped: Floats = np.clip(means, values.min(), values.max())  # no mean lies beyond every score
+    return clipped
 
 
 def _seed_deviation(values: Floats) -> float:

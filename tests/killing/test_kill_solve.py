@@ -187,7 +187,7 @@ def test_torn_samples_are_made_again_from_the_cache(place: Place, trained: Place
 @pytest.mark.parametrize(
     ("name", "how", "remedy"),
     [
-        ("results.json", "torn", "delete it and run `promptrl compare"),
+        ("results.json", "torn", "delete it and run the same `promptrl compare`"),
         ("config.json", "torn", "start the run again elsewhere"),
         ("starter/*best-of-k*s0*.trace.jsonl", "gone", "run again"),
     ],
