@@ -7,7 +7,6 @@ Each is frozen; `load` reads overrides from a TOML file whose tables are the fie
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import Any
 
 from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.records import Feedback
+from promptrl_plugin.setting_ranges import RANGES
 
 __all__ = [
     "DEFAULT_AGREEING",
@@ -267,82 +267,9 @@ def from_dict(cls: type[Any], data: dict[str, Any], where: str = "") -> Any:
     return cls(**values)
 
 
-@dataclass(frozen=True, slots=True)
-class _Range:
-    """Values that a number may have: from `low` to `high`, both included but for those in `without`."""
-
-    text: str
-    low: float
-    high: float = math.inf
-    without: tuple[float, ...] = (math.inf,)
-
-    def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high and value not in self.without  # nan is in no range
-
-
-_FROM_0 = _Range("0 or more", 0)
-_FROM_1 = _Range("1 or more", 1)
-_ABOVE_0 = _Range("above 0", 0, without=(0, math.inf))
-_FINITE = _Range("a finite number", -math.inf, without=(-math.inf, math.inf))
-_SHARE = _Range("from 0 to 1", 0, 1)
-_SHARE_ABOVE_0 = _Range("above 0 and at most 1", 0, 1, without=(0,))
-_PART = _Range("between 0 and 1, neither of them", 0, 1, without=(0, 1))
-
-#: What every number among the settings may be; of a list, each of its elements.
-_RANGES: Mapping[str, _Range] = MappingProxyType(
-    {
-        "generations": _FROM_0,
-        "seed": _FROM_0,
-        "limit": _FROM_0,
-        "validation_fraction": _PART,
-        "validate_every": _FROM_1,
-        "survey": _FROM_0,
-        "variants": _FROM_1,
-        "env.budget": _FROM_1,
-        "env.max_new_tokens": _FROM_1,
-        "env.rewrite_max_new_tokens": _FROM_1,
-        "env.warm_temperature": _FROM_0,
-        "env.hot_temperature": _FROM_0,
-        "env.top_p": _SHARE_ABOVE_0,
-        "env.embedding_dim": _FROM_1,
-        "reward.w_fraction": _FINITE,
-        "reward.w_compiles": _FINITE,
-        "reward.w_entry_point": _FINITE,
-        "reward.success_bonus": _FINITE,
-        "reward.generation_cost": _FINITE,
-        "ppo.total_steps": _FROM_0,  # 0 under the ablation no-ppo
-        "ppo.n_envs": _FROM_1,
-        "ppo.n_steps": _FROM_1,
-        "ppo.replays": _FROM_0,
-        "ppo.batch_size": _FROM_1,
-        "ppo.n_epochs": _FROM_1,
-        "ppo.learning_rate": _FROM_0,
-        "ppo.gamma": _SHARE_ABOVE_0,
-        "ppo.gae_lambda": _SHARE,
-        "ppo.clip_range": _ABOVE_0,
-        "ppo.ent_coef_start": _FROM_0,
-        "ppo.ent_coef_end": _FROM_0,
-        "ppo.vf_coef": _FROM_0,
-        "ppo.reference_kl_coef": _FROM_0,
-        "ppo.max_grad_norm": _ABOVE_0,
-        "ppo.target_kl": _ABOVE_0,
-        "ppo.hidden_sizes": _FROM_1,
-        "ppo.obs_clip": _ABOVE_0,
-        "ppo.obs_min_std": _ABOVE_0,
-        "warm_start.weight": _SHARE,
-        "warm_start.steps": _FROM_1,
-        "warm_start.epochs": _FROM_1,
-        "linucb.alpha": _FROM_0,
-        "linucb.ridge": _ABOVE_0,
-        "gepa.minibatch": _FROM_1,
-        "gepa.reflection_max_new_tokens": _FROM_1,
-        "gepa.max_program_lines": _FROM_1,
-        "judge.workers": _FROM_0,
-        "judge.min_time_limit": _ABOVE_0,
-        "judge.gt_time_limit_factor": _ABOVE_0,
-        "judge.memory_bytes": _FROM_1,
-    }
-)
+def recipes() -> dict[str, Path]:
+    """Training configurations that ship with the package, by the alias of the model that they are for."""
+    return {path.stem: path for path in sorted(_RECIPES.glob("*.toml"))}
 
 
 def validate(config: TrainConfig) -> TrainConfig:
@@ -351,7 +278,7 @@ def validate(config: TrainConfig) -> TrainConfig:
     Raises:
         ConfigError: One has not; names it, its value and what is allowed.
     """
-    for name, allowed in _RANGES.items():
+    for name, allowed in RANGES.items():
         table, _, field_name = name.rpartition(".")
         if table == "warm_start" and not config.warm_start.sequence:
             continue
@@ -363,11 +290,6 @@ def validate(config: TrainConfig) -> TrainConfig:
     if config.env.feedback not in tuple(Feedback):  # oracle is refused by what trains, which says why
         raise ConfigError(f"env.feedback must be visible or none, not {config.env.feedback!r}")
     return config
-
-
-def recipes() -> dict[str, Path]:
-    """Training configurations that ship with the package, by the alias of the model that they are for."""
-    return {path.stem: path for path in sorted(_RECIPES.glob("*.toml"))}
 
 
 def load(path: Path) -> TrainConfig:

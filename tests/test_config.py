@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from promptrl_plugin.config import _RANGES, TrainConfig, WarmStartConfig, from_dict, load, recipes, to_dict, validate
+from promptrl_plugin.config import TrainConfig, WarmStartConfig, from_dict, load, recipes, to_dict, validate
 from promptrl_plugin.errors import ConfigError
+from promptrl_plugin.setting_ranges import RANGES
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted([*recipes().values(), *(ROOT / "benchmarks" / "configs").glob("*.toml")])
@@ -51,7 +52,7 @@ def numbers(data: dict[str, Any], where: str = "") -> Iterator[str]:
 
 
 def test_every_number_has_a_range():
-    assert set(_RANGES) == set(numbers(to_dict(TrainConfig())))
+    assert set(RANGES) == set(numbers(to_dict(TrainConfig())))
 
 
 @pytest.mark.parametrize(

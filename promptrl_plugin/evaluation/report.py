@@ -9,7 +9,7 @@ from typing import Any
 
 from promptrl_plugin.agent.curves import Panel, latest_rows, panels
 from promptrl_plugin.errors import ConfigError, UnknownNameError
-from promptrl_plugin.evaluation.compare import bundle_of, load_results, read_results, refuse_training
+from promptrl_plugin.evaluation.results import bundle_of, load_results, read_results, refuse_training
 from promptrl_plugin.evaluation.summary import (
     Contest,
     Seeds,

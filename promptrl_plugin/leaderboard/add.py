@@ -16,8 +16,9 @@ from promptrl_plugin.checking.base import Judge
 from promptrl_plugin.checking.results import evalplus_results
 from promptrl_plugin.config import LEARNED
 from promptrl_plugin.errors import ConfigError, EntryError
-from promptrl_plugin.evaluation.compare import Cell, Outcome, bundle_of
+from promptrl_plugin.evaluation.compare import Cell, Outcome
 from promptrl_plugin.evaluation.judging import data_hash, judge_samples, read_samples
+from promptrl_plugin.evaluation.results import bundle_of
 from promptrl_plugin.harnesses.options import BackboneOptions
 from promptrl_plugin.leaderboard.comparison import Comparison, open_comparison
 from promptrl_plugin.leaderboard.entry import (

@@ -9,7 +9,8 @@ from typing import Any
 
 from promptrl_plugin.config import LEARNED, SEEDLESS
 from promptrl_plugin.errors import ConfigError, EntryError, UnknownNameError
-from promptrl_plugin.evaluation.compare import Cell, Matrix, load_results, read_results
+from promptrl_plugin.evaluation.compare import Cell, Matrix
+from promptrl_plugin.evaluation.results import load_results, read_results
 from promptrl_plugin.evaluation.summary import Seeds, by_strategy
 from promptrl_plugin.harnesses.options import BackboneOptions, StrategyOptions
 from promptrl_plugin.records import Feedback

@@ -10,7 +10,7 @@ from tiny_models import save_seq2seq
 
 from promptrl_plugin.agent import parts, setup
 from promptrl_plugin.cli import main as cli
-from promptrl_plugin.evaluation.compare import load_results
+from promptrl_plugin.evaluation.results import load_results
 from promptrl_plugin.suites.starter import write_evalplus_file
 
 CONFIG = """

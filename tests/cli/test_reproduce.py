@@ -24,7 +24,7 @@ from promptrl_plugin.cli import reproduce, training
 from promptrl_plugin.config import TrainConfig, load, recipes
 from promptrl_plugin.errors import ConfigError
 from promptrl_plugin.evaluation import compare
-from promptrl_plugin.evaluation.compare import load_results
+from promptrl_plugin.evaluation.results import load_results
 from promptrl_plugin.prompts.action_space import ActionTable
 from promptrl_plugin.records import GenerationRequest
 from promptrl_plugin.storage.runs import RunFolder

@@ -16,15 +16,8 @@ from promptrl_plugin.backbones.caching import CachingBackbone
 from promptrl_plugin.backbones.scripted import ScriptedBackbone
 from promptrl_plugin.errors import BackboneError, BundleError, ConfigError, UnknownNameError
 from promptrl_plugin.evaluation import compare
-from promptrl_plugin.evaluation.compare import (
-    Cell,
-    Matrix,
-    bundle_of,
-    load_results,
-    read_results,
-    run_matrix,
-    submitted_after,
-)
+from promptrl_plugin.evaluation.compare import Cell, Matrix, run_matrix, submitted_after
+from promptrl_plugin.evaluation.results import bundle_of, load_results, read_results
 from promptrl_plugin.harnesses.options import BackboneOptions, SolveOptions
 from promptrl_plugin.records import GenerationRequest
 from promptrl_plugin.storage.cache import Cache

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from comparison_folder import CELLS, prompt_of, write_comparison
 
-from promptrl_plugin.evaluation.compare import read_results
+from promptrl_plugin.evaluation.results import read_results
 from promptrl_plugin.evaluation.traces import (
     Episode,
     episode,

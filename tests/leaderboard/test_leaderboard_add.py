@@ -15,7 +15,7 @@ from starter_board import BACKBONE, BUDGET, IDS, SUITE, entry_of, policy
 from promptrl_plugin.agent.bundle import PolicyBundle
 from promptrl_plugin.checking.judge import IsolatedJudge
 from promptrl_plugin.errors import ConfigError, EntryError, LeakageError, UnknownNameError
-from promptrl_plugin.evaluation.compare import load_results
+from promptrl_plugin.evaluation.results import load_results
 from promptrl_plugin.evaluation.summary import by_strategy, summarise
 from promptrl_plugin.leaderboard.add import ModelNotes, make_entry, open_comparison, write_entry
 from promptrl_plugin.leaderboard.entry import schema_problems, schema_text
