@@ -4,7 +4,8 @@ Each pass carries the next token of every running sequence and, in the same matr
 the place of those that finished. What a prompt shares with a sequence whose keys and values are still in a
 slot (a running one, one that ended, one of an earlier call, or a neighbour in the same pass) is copied and
 not computed: the system prompt, the instruction and few-shot examples are read once, and so are all but the
-last token of a prompt that is sampled several times.
+last token of a prompt that is sampled several times. While few sequences run, guesses of their next tokens
+(`drafts`) fill the pass.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 from promptrl_plugin.backbones import kv_cache
+from promptrl_plugin.backbones.drafts import DraftBook, Text
 from promptrl_plugin.backbones.sampling import choose
 from promptrl_plugin.backbones.stopping import Ending, StopRule
 from promptrl_plugin.records import Decoding
@@ -69,11 +71,28 @@ class Engine(Protocol):
 
 @dataclass(slots=True)
 class _Row:
-    """A running job. `length` positions are in its slot; `tokens[-1]` is still to be fed."""
+    """A running job. `length` positions are in its slot; `tokens[-1]` is still to be fed, and `guess` with it."""
 
     job: Job
     length: int
     tokens: list[int] = field(default_factory=list)
+    text: Text = field(default_factory=lambda: Text([]))
+    order: int = 0
+    guess: list[int] = field(default_factory=list)
+
+    def room(self) -> int:
+        """Tokens that may be guessed, so that another one can still be chosen after them."""
+        return self.job.decoding.max_new_tokens - len(self.tokens) - 1
+
+    def draw(self, ahead: int) -> float:
+        """The random number of the token that comes after `ahead` others."""
+        return float(self.job.draws[len(self.tokens) + ahead]) if len(self.job.draws) else 0.0
+
+    def add(self, token: int) -> Ending | None:
+        """Take the next token; tells whether that is the end."""
+        self.tokens.append(token)
+        self.text.tokens.append(token)
+        return self.job.stop.check(self.tokens, self.job.decoding.max_new_tokens)
 
 
 @dataclass(slots=True)
@@ -93,10 +112,12 @@ class PackedEngine:
         rows: Sequences that run at once.
         pass_tokens: Prompt tokens that join in one pass, at least one prompt.
         cache_bytes: Memory for keys and values; fewer rows run where it is short.
+        slack: See `DraftBook`; 0 guesses nothing.
     """
 
-    def __init__(self, model: Any, rows: int, pass_tokens: int, cache_bytes: int) -> None:
+    def __init__(self, model: Any, rows: int, pass_tokens: int, cache_bytes: int, slack: int = 0) -> None:
         self._model, self._max_rows = model, rows
+        self._book = DraftBook(slack)
         self._pass_tokens, self._cache_bytes = pass_tokens, cache_bytes
         self._cache: kv_cache.PackedCache | None = None
         self._slots: list[_Slot] = []
@@ -184,21 +205,46 @@ class PackedEngine:
         if self._passes % _SORT_EVERY == 0:
             self._sort()
         running = len(self._rows)
+        self._guess()
         segments, copies = self._admit(waiting)
         logits = self._forward(running, segments, copies)
         rows = self._rows
         for slot, row in zip(self._slots, rows, strict=False):
             slot.resident = len(slot.tokens)
-            row.length = row.length + 1 if row.tokens else len(row.job.tokens)
-        draws = [float(r.job.draws[len(r.tokens)]) if len(r.job.draws) else 0.0 for r in rows]
-        for row, token in zip(rows, choose(logits, [r.job.decoding for r in rows], draws), strict=True):
-            row.tokens.append(token)
+            if not row.tokens:
+                row.length = len(row.job.tokens) - 1  # as if its last token had been fed now
+        asked = [(row, 0) for row in rows]
+        asked += [(row, ahead) for row in rows for ahead in range(1, len(row.guess) + 1)]
+        chosen = choose(logits, [row.job.decoding for row, _ in asked], [row.draw(ahead) for row, ahead in asked])
+        after = {id(row): [token] for row, token in zip(rows, chosen, strict=False)}
+        for (row, _), token in zip(asked[len(rows) :], chosen[len(rows) :], strict=True):
+            after[id(row)].append(token)
         for i in reversed(range(len(rows))):
             row = rows[i]
-            ending = row.job.stop.check(row.tokens, row.job.decoding.max_new_tokens)
+            ending = self._take(row, after[id(row)])
             if ending is not None:
                 self._release(i)
                 on_finish(row.job, ending, len(row.tokens))
+
+    def _guess(self) -> None:
+        """Guess what the running sequences will choose next."""
+        rows = self._rows
+        guesses = self._book.guess([row.text for row in rows], [row.room() for row in rows])
+        for row, (order, guess) in zip(rows, guesses, strict=True):
+            row.order, row.guess = order, guess
+
+    def _take(self, row: _Row, chosen: Sequence[int]) -> Ending | None:
+        """Take what the model chose after the last token, and after each token of the guess that it chose, too."""
+        guess, right = row.guess, 0
+        ending = row.add(chosen[0])
+        while ending is None and right < len(guess) and guess[right] == chosen[right]:
+            right += 1
+            ending = row.add(chosen[right])
+        if guess:
+            self._book.learn(row.order, len(guess), right)
+        row.length += 1 + right
+        row.guess = []
+        return ending
 
     # --- slots: 0 … len(rows) run, the others keep what they last held -------------------------------
 
@@ -238,7 +284,7 @@ class PackedEngine:
             job = waiting.popleft()
             at = len(self._rows)
             start = self._place(job.tokens, at, copies)
-            self._rows.append(_Row(job, start))
+            self._rows.append(_Row(job, start, text=Text(job.tokens.tolist())))
             count = len(job.tokens) - start
             segments.append(kv_cache.Segment(at, running + new_tokens, start, count))
             new_tokens += count
@@ -292,6 +338,7 @@ class PackedEngine:
     def _release(self, i: int) -> None:
         """End the job in slot `i`; the last running one moves there, what was written stays to be shared."""
         row, last = self._rows[i], len(self._rows) - 1
+        self._book.remember(row.tokens)
         for j in {i, last}:
             held = self._rows[j]
             self._slots[j].tokens = np.concatenate([held.job.tokens, held.tokens])[: held.length].astype(np.int64)
@@ -311,7 +358,8 @@ class PackedEngine:
     def _forward(
         self, running: int, segments: tuple[kv_cache.Segment, ...], copies: tuple[kv_cache.Copy, ...]
     ) -> torch.Tensor:
-        """Logits ``[rows, vocabulary]`` for the next token of every row, new ones included."""
+        """Logits ``[rows + guessed, vocabulary]`` for the next token of every row, new ones included, and then for
+        what comes after each guessed token, row by row."""
         rows, cache, device = self._rows, self._cache, self._model.device
         assert cache is not None
         ids = [np.array([r.tokens[-1] for r in rows[:running]], dtype=np.int64)]
@@ -321,7 +369,15 @@ class PackedEngine:
             ids.append(rows[s.slot].job.tokens[s.start :])
             slots.append(np.full(s.count, s.slot))
             positions.append(np.arange(s.start, s.start + s.count))
-        last = np.array([*range(running), *(s.first + s.count - 1 for s in segments)])
+        last = [*range(running), *(s.first + s.count - 1 for s in segments)]
+        for i, row in enumerate(rows[:running]):
+            if count := len(row.guess):
+                guessed = kv_cache.Segment(i, sum(map(len, ids)), row.length + 1, count)
+                segments = (*segments, guessed)
+                ids.append(np.array(row.guess, dtype=np.int64))
+                slots.append(np.full(count, i))
+                positions.append(np.arange(guessed.start, guessed.start + count))
+                last += range(guessed.first, guessed.first + count)
         pos = torch.from_numpy(np.concatenate(positions)).to(device)
         longest = tuple(int(positions[0][g : g + kv_cache.GROUP].max()) + 1 for g in range(0, running, kv_cache.GROUP))
         where = torch.from_numpy(np.concatenate(slots)).to(device)
@@ -331,7 +387,7 @@ class PackedEngine:
             position_ids=pos[None],
             **{self._cache_argument: cache},
             use_cache=True,
-            logits_to_keep=torch.from_numpy(last).to(device),
+            logits_to_keep=torch.tensor(last, device=device),
             packed=cache,
         ).logits[0]
         cache.step = None

@@ -37,6 +37,8 @@ class TransformersBackbone:
         rows: Sequences that run at once; 0 is 128.
         pass_tokens: Prompt tokens that join a pass; 0 is 512 on a CPU and 8192 on a GPU.
         cache_bytes: Memory for keys and values.
+        slack: Tokens that a pass computes in the time in which it reads the weights, see `drafts`; by default 12 on
+            a CPU and 128 on a GPU, 0 guesses no tokens.
 
     Raises:
         BackboneError: The model cannot be found or loaded; the message names the remedy.
@@ -53,6 +55,7 @@ class TransformersBackbone:
         rows: int = 0,
         pass_tokens: int = 0,
         cache_bytes: int = 4 * 1024**3,
+        slack: int | None = None,
     ) -> None:
         source = loading.locate(model)
         device = loading.pick_device(device)
@@ -69,8 +72,9 @@ class TransformersBackbone:
         self._special = special_ids(self._tokenizer)
         gpu = device != "cpu"
         rows, pass_tokens = rows or 128, pass_tokens or (8192 if gpu else 512)
+        slack = slack if slack is not None else 128 if gpu else 12
         self._engine: Engine | None = (
-            PackedEngine(self._model, rows, pass_tokens, cache_bytes)
+            PackedEngine(self._model, rows, pass_tokens, cache_bytes, slack)
             if not config.is_encoder_decoder and PackedEngine.serves(self._model)
             else StaticEngine(self._model, rows, self._tokenizer.pad_token_id or 0)
         )

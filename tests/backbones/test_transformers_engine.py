@@ -213,3 +213,48 @@ def test_sorting_and_grouping_change_nothing(llama: Path, monkeypatch: pytest.Mo
     for prompt, made in zip(prompts, backbone.generate([plain(p) for p in prompts]), strict=True):
         wanted = [t for t in reference(llama, prompt) if t not in END_IDS]
         assert made.text == tok.decode(wanted, skip_special_tokens=True)
+
+
+def counted_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Guessed tokens of every pass from now on."""
+    guessed: list[int] = []
+    forward = PackedEngine._forward
+
+    def counting(self: PackedEngine, running: int, segments, copies):  # type: ignore[no-untyped-def]
+        guessed.append(sum(len(r.guess) for r in self._rows[:running]))
+        return forward(self, running, segments, copies)
+
+    monkeypatch.setattr(PackedEngine, "_forward", counting)
+    return guessed
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_guesses_change_nothing_but_the_number_of_passes(
+    kind: str, temperature: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = {"sliding_window": 16, "attn_logit_softcapping": 2.0} if kind == "gemma2" else {}
+    folder = save_causal(tmp_path, chat=False, kind=kind, **overrides)
+    requests = [plain(p, new=120, temperature=temperature, index=i % 3) for i, p in enumerate(some_prompts())]
+    guessed = counted_passes(monkeypatch)
+    without = TransformersBackbone(folder, dtype="float32", rows=4, slack=0)
+    guessed.clear()
+    wanted = without.generate(requests)
+    assert sum(guessed) == 0
+    passes = len(guessed)
+    guessing = TransformersBackbone(folder, dtype="float32", rows=4, slack=12)
+    assert guessing.generate(requests) == wanted
+    guessed.clear()
+    assert guessing.generate(requests) == wanted
+    assert len(guessed) < 0.6 * passes, "the second time all of it was written before"
+
+
+def test_what_was_written_before_is_guessed(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guessed = counted_passes(monkeypatch)
+    backbone = TransformersBackbone(llama, dtype="float32", rows=1, slack=12)
+    request = plain("def solve(a, b): # same", new=60, temperature=1.0)
+    guessed.clear()
+    first = backbone.generate([request])
+    alone, _ = len(guessed), guessed.clear()
+    assert backbone.generate([request]) == first
+    assert len(guessed) < alone / 2

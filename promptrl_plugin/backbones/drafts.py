@@ -1,0 +1,159 @@
+"""Guesses of the next tokens, looked up in what was written before.
+
+A pass over few sequences takes as long as reading the weights does, so some more tokens in it cost little. What
+follows the last tokens of a sequence where they stood before, in its own prompt and text or in completions that
+ended, is fed along with them (Saxena 2023, "Prompt Lookup Decoding"; Leviathan, Kalman and Matias 2023, arXiv
+2211.17192): where the model chooses the same, those passes are spared, where it does not, the guess is dropped.
+Programs of one task resemble each other, and a completion that turns in circles is guessed at full length. The
+draws of a sampled completion are known beforehand (`sampling.uniforms`), so its tokens can be compared as greedy
+ones are: what is written does not change.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+__all__ = ["DraftBook", "Text"]
+
+ORDERS = (6, 3)
+"""Numbers of last tokens that are looked up, the longest first; fewer match by chance."""
+
+_DEEPEST = 8
+"""Places of a guess whose hits are counted apart; what lies deeper counts as the last."""
+
+_PRIOR = (4.0, 8.0)
+"""Hits and trials that every place begins with."""
+
+_MULTIPLIER = 0x9E3779B97F4A7C15
+"""Of the multiplicative hash (Knuth 1998, "The Art of Computer Programming" 3, 6.4)."""
+
+_GAP = -1
+"""Stands between two completions; no token."""
+
+
+@dataclass(slots=True)
+class Text:
+    """One running sequence and where its own runs of tokens stood last.
+
+    Attributes:
+        tokens: Prompt and what was generated so far.
+    """
+
+    tokens: list[int]
+    _seen: dict[tuple[int, ...], int] = field(default_factory=dict)
+    _noted: int = 0
+
+    def find(self, key: tuple[int, ...]) -> int | None:
+        """The position after the latest earlier occurrence of `key`, its last tokens."""
+        tokens = self.tokens
+        for end in range(self._noted, len(tokens)):  # those that end at the last token wait for the next one
+            for order in ORDERS:
+                if end >= order:
+                    self._seen[tuple(tokens[end - order : end])] = end
+        self._noted = len(tokens)
+        return self._seen.get(key)
+
+
+class DraftBook:
+    """Remembers what was written, and guesses what comes next.
+
+    Args:
+        slack: Tokens that a pass computes in the time in which it reads the weights: with ``n`` of them it takes
+            as long as ``slack + n`` would without. A guess is made as long as the expected tokens a unit of time
+            grow by it.
+        capacity: Tokens of ended completions that are remembered, a power of two; the oldest are overwritten.
+    """
+
+    def __init__(self, slack: int, capacity: int = 1 << 20) -> None:
+        self.slack = slack
+        self._history = np.full(capacity, _GAP, dtype=np.int32)
+        self._at = 0
+        self._where = {order: np.zeros(capacity, dtype=np.int32) for order in ORDERS}
+        self._hits = {order: [list(_PRIOR) for _ in range(_DEEPEST)] for order in ORDERS}
+
+    def remember(self, tokens: Sequence[int]) -> None:
+        """Take in a completion that ended."""
+        capacity = len(self._history)
+        if self._at + len(tokens) + 1 > capacity:
+            self._at = 0
+        start = self._at
+        self._history[start : start + len(tokens)] = tokens
+        self._at = start + len(tokens)
+        self._history[self._at] = _GAP
+        for order in ORDERS:
+            for end in range(order, len(tokens)):
+                self._where[order][self._slot(tokens[end - order : end])] = start + end
+        self._at += 1
+
+    def guess(self, texts: Sequence[Text], rooms: Sequence[int]) -> list[tuple[int, list[int]]]:
+        """What to feed along with the last token of each sequence.
+
+        Args:
+            texts: The running sequences.
+            rooms: Tokens that each may be guessed ahead.
+
+        Returns:
+            For each the order that was found (0 for none) and the guess, which may be empty.
+        """
+        if not texts or len(texts) > 3 * self.slack:
+            return [(0, [])] * len(texts)
+        found = [self._look_up(text, room) for text, room in zip(texts, rooms, strict=True)]
+        counts = [0] * len(texts)
+        expected, cost = float(len(texts)), float(self.slack + len(texts))
+        waiting = [(-self._chance(order, 0), i) for i, (order, guess) in enumerate(found) if guess]
+        heapq.heapify(waiting)
+        while waiting and -waiting[0][0] * cost > expected:
+            chance, i = -waiting[0][0], waiting[0][1]
+            expected, cost = expected + chance, cost + 1.0
+            counts[i] += 1
+            order, guess = found[i]
+            if counts[i] < len(guess):
+                heapq.heapreplace(waiting, (-chance * self._chance(order, counts[i]), i))
+            else:
+                heapq.heappop(waiting)
+        return [(order, guess[:n]) for (order, guess), n in zip(found, counts, strict=True)]
+
+    def learn(self, order: int, guessed: int, right: int) -> None:
+        """Tell how many of the tokens of a guess, from its first on, were chosen."""
+        for depth in range(min(right + 1, guessed)):
+            tally = self._hits[order][min(depth, _DEEPEST - 1)]
+            tally[0] += depth < right
+            tally[1] += 1
+
+    def _chance(self, order: int, depth: int) -> float:
+        """How often the token at `depth` was chosen where all before it were."""
+        hits, trials = self._hits[order][min(depth, _DEEPEST - 1)]
+        return hits / trials
+
+    def _look_up(self, text: Text, room: int) -> tuple[int, list[int]]:
+        if room < 1:
+            return 0, []
+        most = min(room, self.slack + 1)
+        for order in ORDERS:
+            if len(text.tokens) < order:
+                continue
+            key = tuple(text.tokens[-order:])
+            at = text.find(key)
+            if at is not None:
+                return order, text.tokens[at : at + most]
+            guess = self._from_history(order, key, most)
+            if guess:
+                return order, guess
+        return 0, []
+
+    def _from_history(self, order: int, key: tuple[int, ...], most: int) -> list[int]:
+        at = int(self._where[order][self._slot(key)])
+        if at < order or tuple(self._history[at - order : at].tolist()) != key:
+            return []
+        after = self._history[at : at + most].tolist()
+        return after[: after.index(_GAP)] if _GAP in after else after
+
+    def _slot(self, key: Sequence[int]) -> int:
+        mixed = 0
+        for token in key:
+            mixed = ((mixed ^ token) * _MULTIPLIER) & 0xFFFFFFFFFFFFFFFF
+        return mixed >> (64 - (len(self._history).bit_length() - 1))

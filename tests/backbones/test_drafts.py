@@ -1,0 +1,94 @@
+"""Guesses are what followed before, and are made where they are likely to pay."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from promptrl_plugin.backbones.drafts import ORDERS, DraftBook, Text
+
+
+def sequence(seed: int, count: int = 40) -> list[int]:
+    """Without a repetition."""
+    return [int(t) for t in np.random.default_rng(seed).permutation(1000)[:count]]
+
+
+def test_what_followed_in_the_text_itself() -> None:
+    once = sequence(0)
+    text = Text([*once, *once[:10]])
+    ((order, guess),) = DraftBook(12).guess([text], [100])
+    assert order == max(ORDERS)
+    assert guess == once[10 : 10 + len(guess)]
+    assert guess
+
+
+def test_the_latest_occurrence_counts() -> None:
+    key, book = [1, 2, 3], DraftBook(12)
+    text = Text([*key, 7, 0, *key, 8, 0, *key])
+    assert book.guess([text], [1]) == [(3, [8])]
+    text.tokens += [9, 5, *key]
+    assert book.guess([text], [1]) == [(3, [9])]
+
+
+def test_what_followed_in_completions_that_ended() -> None:
+    one, other, book = sequence(1), sequence(2), DraftBook(12)
+    assert book.guess([Text(one[:20])], [100]) == [(0, [])]
+    book.remember(one)
+    book.remember(other)
+    (_, guess), (_, at_the_end) = book.guess([Text(one[:20]), Text(other[:38])], [100, 100])
+    assert guess == one[20 : 20 + len(guess)]
+    assert guess
+    assert at_the_end in (other[38:], other[38:39]), "not beyond the end of a completion"
+    assert book.guess([Text(other)], [100]) == [(0, [])]
+
+
+def test_a_run_of_tokens_with_the_same_hash_is_no_match(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DraftBook, "_slot", lambda _self, _key: 0)
+    book, other = DraftBook(12), sequence(4)
+    book.remember(sequence(3))
+    assert book.guess([Text(other)], [100]) == [(0, [])]
+    assert book.guess([Text([*other, *sequence(3)[:39]])], [100]) == [(6, sequence(3)[39:])], "the last one is kept"
+
+
+def test_the_oldest_is_overwritten() -> None:
+    book = DraftBook(12, capacity=128)
+    texts = [sequence(n, 30) for n in range(5)]
+    for text in texts:
+        book.remember(text)
+    known = [any(book.guess([Text(t[:n])], [100])[0][1] for n in range(6, 29)) for t in texts]
+    assert known == [False, True, True, True, True]
+
+
+def test_room_and_slack_bound_the_guess() -> None:
+    once = sequence(5, 100)
+    text = Text([*once, *once[:10]])
+    for room in (0, 1, 2):
+        assert len(DraftBook(1000).guess([text], [room])[0][1]) <= room
+    assert DraftBook(0).guess([text], [100]) == [(0, [])]
+    for slack in (1, 12):
+        assert DraftBook(slack).guess([text] * (3 * slack + 1), [100] * (3 * slack + 1))[0] == (0, [])
+
+
+def test_guesses_that_come_true_are_made_longer_and_those_that_do_not_shorter() -> None:
+    once = sequence(6, 200)
+    texts = [Text([*once, *once[:10]]) for _ in range(4)]
+
+    def guessed(book: DraftBook) -> int:
+        return sum(len(guess) for _, guess in book.guess(texts, [100] * 4))
+
+    fresh, good, bad = DraftBook(12), DraftBook(12), DraftBook(12)
+    for _ in range(100):
+        good.learn(6, 10, 10)
+        bad.learn(6, 10, 0)
+    assert guessed(bad) < guessed(fresh) < guessed(good)
+    assert guessed(bad) == 0
+
+
+def test_more_sequences_are_given_fewer_guesses_each() -> None:
+    once = sequence(7, 200)
+    counts = []
+    for rows in (1, 4, 16, 32):
+        texts = [Text([*once, *once[:10]]) for _ in range(rows)]
+        counts.append(sum(len(g) for _, g in DraftBook(12).guess(texts, [100] * rows)) / rows)
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > counts[-1]
