@@ -12,6 +12,9 @@ its stop string. Sides, one after the other in each round (the order turns from 
 * static 32: `transformers.generate` on batches of 32 in the given order, padded on the left, bfloat16, the
   same stop strings.
 * promptrl bfloat16, promptrl int8: `TransformersBackbone`.
+* promptrl bfloat16 unguessed: without guessed tokens (`slack=0`), which fill the passes over few sequences.
+
+`--sides` takes some of them only; each prompt is one generation, so `--limit 4` tells about few at once.
 """
 
 from __future__ import annotations
@@ -88,8 +91,8 @@ def static_side(folder: str) -> Side:
     return complete
 
 
-def promptrl_side(folder: str, dtype: str) -> Side:
-    backbone = TransformersBackbone(folder, dtype=dtype)
+def promptrl_side(folder: str, dtype: str, slack: int | None = None) -> Side:
+    backbone = TransformersBackbone(folder, dtype=dtype, slack=slack)
 
     def complete(tasks: Sequence[Task]) -> list[str]:
         decoding = Decoding(0.0, 1.0, MAX_NEW_TOKENS)
@@ -112,7 +115,9 @@ def measure(model: str, args: argparse.Namespace) -> dict[str, Any]:
         f"static {STATIC}": (lambda: static_side(folder), args.limit),
         "promptrl bfloat16": (lambda: promptrl_side(folder, "bfloat16"), args.limit),
         "promptrl int8": (lambda: promptrl_side(folder, "int8"), args.limit),
+        "promptrl bfloat16 unguessed": (lambda: promptrl_side(folder, "bfloat16", slack=0), args.limit),
     }
+    sides = {name: side for name, side in sides.items() if args.sides is None or name in args.sides}
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(args.rounds):
         order = list(sides)[number % len(sides) :] + list(sides)[: number % len(sides)]
@@ -121,7 +126,7 @@ def measure(model: str, args: argparse.Namespace) -> dict[str, Any]:
             rates[name].append(rate(make(), tasks[:limit], tokenizer))
             gc.collect()
             print(f"{model} round {number + 1} {name}: {rates[name][-1]:.1f} useful tokens/s", file=sys.stderr)
-    ours = ("promptrl bfloat16", "promptrl int8")
+    ours = [name for name in ("promptrl bfloat16", "promptrl int8") if name in sides]
     others = [name for name in sides if name not in ours]
     return {
         "model": model,
@@ -146,6 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct"])
     parser.add_argument("--limit", type=int, default=96)
+    parser.add_argument("--sides", nargs="+", default=None, help="of those above; all of them by default")
     parser.add_argument("--evalplus-limit", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=None)
@@ -155,9 +161,9 @@ def main() -> None:
         results.append(measure(model, args))
         print(f"\n{model}: useful tokens a second (median of {args.rounds})")
         for name, value in results[-1]["tokens_a_second"].items():
-            print(f"  {name:20s} {value:8.1f}")
+            print(f"  {name:28s} {value:8.1f}")
         for name, value in results[-1]["ratio"].items():
-            print(f"  {name:40s} {value:6.1f}x")
+            print(f"  {name:50s} {value:6.1f}x")
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         settings = {"limit": args.limit, "evalplus_limit": args.evalplus_limit, "rounds": args.rounds}

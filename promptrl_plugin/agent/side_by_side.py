@@ -37,7 +37,10 @@ class SharedParts:
             return load_backbone(name, backend=backend, dtype=dtype, base_url=base_url)
         options = (name, backend, dtype, base_url)
         if options not in self._models:
-            inner = load_backbone(name, backend=backend, dtype=dtype, base_url=base_url)
+            # In a thread that ends: each thread that computed keeps a pool of OpenMP threads, and where those of all
+            # pools are more than the processors, libgomp lets them sleep between two operations of the model's thread.
+            with ThreadPoolExecutor(1) as loader:
+                inner = loader.submit(load_backbone, name, backend=backend, dtype=dtype, base_url=base_url).result()
             self._models[options] = SharedBackbone(inner)
         return self._models[options].client()
 

@@ -6,7 +6,7 @@ ended, is fed along with them (Saxena 2023, "Prompt Lookup Decoding"; Leviathan,
 2211.17192): where the model chooses the same, those passes are spared, where it does not, the guess is dropped.
 Programs of one task resemble each other, and a completion that turns in circles is guessed at full length. The
 draws of a sampled completion are known beforehand (`sampling.uniforms`), so its tokens can be compared as greedy
-ones are: what is written does not change.
+ones are: what is written changes no more than by the other contents of a batch, so by rounding alone.
 """
 
 from __future__ import annotations

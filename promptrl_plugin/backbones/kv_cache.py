@@ -1,8 +1,8 @@
 """Keys and values of many sequences in fixed slots, and attention over a packed batch of them.
 
 One forward pass of the engine is a single row of tokens, ``[1, T]``: the next token of every running
-sequence first, then the new tokens of the prompts that join. So no pass computes padding, and linear
-layers see one large matrix. Each token knows its slot and position; only attention has to tell the
+sequence first, then the new tokens of the prompts that join, then what is guessed to come after some of
+the first. So no pass computes padding, and linear layers see one large matrix. Each token knows its slot and position; only attention has to tell the
 sequences apart, which is what `attend` does. It is registered as an attention implementation of
 transformers, so that the model's own code runs unchanged around it.
 """
@@ -31,8 +31,8 @@ GROUP = 16
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """New tokens of one prompt in a packed pass: tokens ``first … first+count`` of the row go to positions
-    ``start … start+count`` of `slot`."""
+    """New tokens of one prompt, or the guess of a running sequence, in a packed pass: tokens
+    ``first … first+count`` of the row go to positions ``start … start+count`` of `slot`."""
 
     slot: int
     first: int
@@ -58,7 +58,7 @@ class Step:
         rows: Running sequences; token ``i < rows`` of the pass belongs to slot ``i``.
         slots: Slot of each token, int64 ``[T]``.
         positions: Position of each token, int64 ``[T]``.
-        segments: The prompts that join, in order.
+        segments: The prompts that join, in order, and the guesses.
         copies: Shared prefixes between them, applied layer by layer, in order.
         longest: Largest position, plus one, in each `GROUP` of running sequences.
     """
