@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Self, TypeVar
 
 from promptrl_plugin.backbones.base import Backbone
@@ -37,11 +39,8 @@ class SharedParts:
             return load_backbone(name, backend=backend, dtype=dtype, base_url=base_url)
         options = (name, backend, dtype, base_url)
         if options not in self._models:
-            # In a thread that ends: each thread that computed keeps a pool of OpenMP threads, and where those of all
-            # pools are more than the processors, libgomp lets them sleep between two operations of the model's thread.
-            with ThreadPoolExecutor(1) as loader:
-                inner = loader.submit(load_backbone, name, backend=backend, dtype=dtype, base_url=base_url).result()
-            self._models[options] = SharedBackbone(inner)
+            load = partial(load_backbone, name, backend=backend, dtype=dtype, base_url=base_url)
+            self._models[options] = SharedBackbone(_in_a_thread_that_ends(load))
         return self._models[options].client()
 
     def judge(self, config: JudgeConfig) -> IsolatedJudge:
@@ -61,6 +60,27 @@ class SharedParts:
     def __exit__(self, *_: object) -> None:
         for model in self._models.values():
             model.close()
+
+
+def _in_a_thread_that_ends(make: Callable[[], T]) -> T:
+    """What `make` returns, or raises.
+
+    A thread that computed keeps a pool of OpenMP threads as long as it lives. Where those of all pools are more than
+    the processors, libgomp sends them to sleep after every operation, and the model's own thread generates more slowly.
+    """
+    made: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            made.set_result(make())
+        except BaseException as e:
+            made.set_exception(e)
+
+    thread = threading.Thread(target=run, name="loader", daemon=True)  # so that Ctrl-C does not wait for a download
+    thread.start()
+    result = made.result()
+    thread.join()
+    return result
 
 
 def run_side_by_side(runs: Sequence[Callable[[], T]], shared: SharedParts) -> list[T]:

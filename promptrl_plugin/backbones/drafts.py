@@ -149,7 +149,7 @@ class DraftBook:
         at = int(self._where[order][self._slot(key)])
         if at < order or tuple(self._history[at - order : at].tolist()) != key:
             return []
-        after = self._history[at : at + most].tolist()
+        after: list[int] = self._history[at : at + most].tolist()
         return after[: after.index(_GAP)] if _GAP in after else after
 
     def _slot(self, key: Sequence[int]) -> int:

@@ -2,9 +2,10 @@
 
 One forward pass of the engine is a single row of tokens, ``[1, T]``: the next token of every running
 sequence first, then the new tokens of the prompts that join, then what is guessed to come after some of
-the first. So no pass computes padding, and linear layers see one large matrix. Each token knows its slot and position; only attention has to tell the
-sequences apart, which is what `attend` does. It is registered as an attention implementation of
-transformers, so that the model's own code runs unchanged around it.
+the first. So no pass computes padding, and linear layers see one large matrix. Each token knows its slot
+and position; only attention has to tell the sequences apart, which is what `attend` does. It is
+registered as an attention implementation of transformers, so that the model's own code runs unchanged
+around it.
 """
 
 from __future__ import annotations

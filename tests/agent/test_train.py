@@ -194,6 +194,25 @@ def test_a_model_in_this_process_is_loaded_once_and_a_server_has_a_client_a_run(
     assert loaded == ["hf", "openai", "openai"]
 
 
+def test_a_model_is_loaded_by_a_thread_that_is_gone_and_its_error_is_told(monkeypatch: pytest.MonkeyPatch):
+    loaders: list[threading.Thread] = []
+
+    def load(name: str, **_: object) -> ScriptedBackbone:
+        loaders.append(threading.current_thread())
+        if name == "lost":
+            raise BackboneError("no such model; see promptrl models")
+        return ScriptedBackbone({"": "x"}, name=name)
+
+    monkeypatch.setattr(side_by_side, "load_backbone", load)
+    with side_by_side.SharedParts() as shared:
+        shared.backbone("m", backend="hf", dtype="auto", base_url=None)
+        with pytest.raises(BackboneError, match="promptrl models"):
+            shared.backbone("lost", backend="hf", dtype="auto", base_url=None)
+    loaders[1].join(10)
+    assert not any(thread.is_alive() for thread in loaders)
+    assert threading.current_thread() not in loaders
+
+
 def test_a_survey_generates_what_every_operator_makes_of_the_tasks_own_prompt(
     tmp_path: Path, scripted: ScriptedBackbone
 ):
