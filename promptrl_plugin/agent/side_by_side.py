@@ -1,4 +1,9 @@
-"""Several training runs at once in one process: each in a thread, with one model, whose batches they share."""
+"""Several training runs at once in one process: each in a thread, with one model, whose batches they share.
+
+The model has the processors: a thread that computed keeps a pool of OpenMP threads as long as it lives, and where
+those of all pools are more than the processors, libgomp sends them to sleep after every operation. So the model is
+loaded by a thread that ends, and the runs compute with one thread each, which is plenty for what they learn.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Self, TypeVar
+
+import torch
 
 from promptrl_plugin.backbones.base import Backbone
 from promptrl_plugin.backbones.registry import load_backbone
@@ -40,7 +47,8 @@ class SharedParts:
         options = (name, backend, dtype, base_url)
         if options not in self._models:
             load = partial(load_backbone, name, backend=backend, dtype=dtype, base_url=base_url)
-            self._models[options] = SharedBackbone(_in_a_thread_that_ends(load))
+            all_threads = partial(torch.set_num_threads, torch.get_num_threads())
+            self._models[options] = SharedBackbone(_in_a_thread_that_ends(load), all_threads)
         return self._models[options].client()
 
     def judge(self, config: JudgeConfig) -> IsolatedJudge:
@@ -63,11 +71,7 @@ class SharedParts:
 
 
 def _in_a_thread_that_ends(make: Callable[[], T]) -> T:
-    """What `make` returns, or raises.
-
-    A thread that computed keeps a pool of OpenMP threads as long as it lives. Where those of all pools are more than
-    the processors, libgomp sends them to sleep after every operation, and the model's own thread generates more slowly.
-    """
+    """What `make` returns, or raises."""
     made: Future[T] = Future()
 
     def run() -> None:
@@ -89,7 +93,8 @@ def run_side_by_side(runs: Sequence[Callable[[], T]], shared: SharedParts) -> li
     Raises:
         BaseException: What the first to fail raised, or what interrupted the waiting.
     """
-    with ThreadPoolExecutor(len(runs), thread_name_prefix="run") as pool:
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(len(runs), "run", torch.set_num_threads, (1,)) as pool:
         futures = [pool.submit(run) for run in runs]
         try:
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
@@ -98,4 +103,6 @@ def run_side_by_side(runs: Sequence[Callable[[], T]], shared: SharedParts) -> li
         except BaseException:
             shared.stop(BackboneError("stopped, since another run failed or was interrupted; go on with --resume"))
             raise
+        finally:
+            torch.set_num_threads(threads)  # of threads that begin later
         return [future.result() for future in futures]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from promptrl_plugin.backbones.base import Backbone, Feed, OnProgress, as_streaming
 from promptrl_plugin.records import Completion, GenerationRequest
@@ -28,10 +28,12 @@ class SharedBackbone:
 
     Args:
         inner: What generates. One that streams takes requests as they come, another all that are there at once.
+        on_start: Called in the generating thread before it generates.
     """
 
-    def __init__(self, inner: Backbone) -> None:
+    def __init__(self, inner: Backbone, on_start: Callable[[], object] = lambda: None) -> None:
         self.inner = inner
+        self._on_start = on_start
         self._changed = threading.Condition()
         self._requests: deque[tuple[int, GenerationRequest]] = deque()
         self._keys: list[str] = []  # of each ticket
@@ -95,6 +97,7 @@ class SharedBackbone:
     def _work(self) -> None:
         streaming = as_streaming(self.inner)
         try:
+            self._on_start()
             if streaming is not None:
                 streaming.serve(self)
             else:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from promptrl_plugin.agent import parts as parts_module
 from promptrl_plugin.agent import setup as episode_setup
@@ -211,6 +212,31 @@ def test_a_model_is_loaded_by_a_thread_that_is_gone_and_its_error_is_told(monkey
     loaders[1].join(10)
     assert not any(thread.is_alive() for thread in loaders)
     assert threading.current_thread() not in loaders
+
+
+def test_the_model_computes_with_all_threads_and_the_runs_with_one_each(monkeypatch: pytest.MonkeyPatch):
+    model: list[int] = []
+
+    def write(_request: GenerationRequest) -> str:
+        model.append(torch.get_num_threads())
+        return "x"
+
+    monkeypatch.setattr(side_by_side, "load_backbone", lambda name, **_: ScriptedBackbone(write))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with side_by_side.SharedParts() as shared:
+            client = shared.backbone("m", backend="hf", dtype="auto", base_url=None)
+
+            def run(text: str) -> int:
+                client.generate([GenerationRequest(Prompt((), "", text), Decoding())])
+                return torch.get_num_threads()
+
+            assert side_by_side.run_side_by_side([partial(run, "a"), partial(run, "b")], shared) == [1, 1]
+        assert model == [3, 3]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_survey_generates_what_every_operator_makes_of_the_tasks_own_prompt(
