@@ -109,7 +109,8 @@ def cut(text: str) -> str:
 def measure(model: str, args: argparse.Namespace) -> dict[str, Any]:
     folder = locate(resolve(model)).path
     tokenizer = load_tokenizer(locate(folder))
-    tasks = load_suite("mbpp").tasks()[: args.limit]
+    every = load_suite("mbpp").tasks()
+    tasks, first = every[: args.limit], every[-2:]
     sides: dict[str, tuple[Callable[[], Side], int]] = {
         "evalplus": (lambda: evalplus_side(folder), args.evalplus_limit),
         f"static {STATIC}": (lambda: static_side(folder), args.limit),
@@ -123,7 +124,7 @@ def measure(model: str, args: argparse.Namespace) -> dict[str, Any]:
         order = list(sides)[number % len(sides) :] + list(sides)[: number % len(sides)]
         for name in order:
             make, limit = sides[name]
-            rates[name].append(rate(make(), tasks[:limit], tokenizer))
+            rates[name].append(rate(make(), first, tasks[:limit], tokenizer))
             gc.collect()
             print(f"{model} round {number + 1} {name}: {rates[name][-1]:.1f} useful tokens/s", file=sys.stderr)
     ours = [name for name in ("promptrl bfloat16", "promptrl int8") if name in sides]
@@ -139,8 +140,8 @@ def measure(model: str, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def rate(side: Side, tasks: Sequence[Task], tokenizer: Any) -> float:
-    side(tasks[:2])  # whatever is set up at the first call
+def rate(side: Side, first: Sequence[Task], tasks: Sequence[Task], tokenizer: Any) -> float:
+    side(first)  # whatever is set up at the first call
     begin = time.perf_counter()
     texts = side(tasks)
     seconds = time.perf_counter() - begin
