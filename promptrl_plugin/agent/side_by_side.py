@@ -47,7 +47,7 @@ class SharedParts:
         options = (name, backend, dtype, base_url)
         if options not in self._models:
             load = partial(load_backbone, name, backend=backend, dtype=dtype, base_url=base_url)
-            all_threads = partial(torch.set_num_threads, torch.get_num_threads())
+            all_threads = partial(_compute_with, torch.get_num_threads())
             self._models[options] = SharedBackbone(_in_a_thread_that_ends(load), all_threads)
         return self._models[options].client()
 
@@ -68,6 +68,12 @@ class SharedParts:
     def __exit__(self, *_: object) -> None:
         for model in self._models.values():
             model.close()
+
+
+def _compute_with(threads: int) -> None:
+    """Let this thread compute with as many OpenMP threads, whatever others are told."""
+    torch.get_num_threads()  # else its first operation would bring the number that was set last in any thread
+    torch.set_num_threads(threads)
 
 
 def _in_a_thread_that_ends(make: Callable[[], T]) -> T:
@@ -94,7 +100,7 @@ def run_side_by_side(runs: Sequence[Callable[[], T]], shared: SharedParts) -> li
         BaseException: What the first to fail raised, or what interrupted the waiting.
     """
     threads = torch.get_num_threads()
-    with ThreadPoolExecutor(len(runs), "run", torch.set_num_threads, (1,)) as pool:
+    with ThreadPoolExecutor(len(runs), "run", _compute_with, (1,)) as pool:
         futures = [pool.submit(run) for run in runs]
         try:
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
