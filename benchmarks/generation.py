@@ -12,9 +12,9 @@ its stop string. Sides, one after the other in each round (the order turns from 
 * static 32: `transformers.generate` on batches of 32 in the given order, padded on the left, bfloat16, the
   same stop strings.
 * promptrl bfloat16, promptrl int8: `TransformersBackbone`.
-* promptrl bfloat16 unguessed: without guessed tokens (`slack=0`), which fill the passes over few sequences.
+* promptrl bfloat16 undrafted: without draft tokens (`slack=0`), which fill the passes over few sequences.
 
-`--sides` takes some of them only; each prompt is one generation, so `--limit 4` tells about few at once.
+`--sides` takes some of them only; each prompt is one generation, so `--limit 8` tells about few at once.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from promptrl_plugin.suites.registry import load_suite
 
 MAX_NEW_TOKENS = 768
 STATIC = 32
+SIDES = ("evalplus", f"static {STATIC}", "promptrl bfloat16", "promptrl int8", "promptrl bfloat16 undrafted")
 
 Side = Callable[[Sequence[Task]], list[str]]  #: completions of prompts
 
@@ -116,9 +117,9 @@ def measure(model: str, args: argparse.Namespace) -> dict[str, Any]:
         f"static {STATIC}": (lambda: static_side(folder), args.limit),
         "promptrl bfloat16": (lambda: promptrl_side(folder, "bfloat16"), args.limit),
         "promptrl int8": (lambda: promptrl_side(folder, "int8"), args.limit),
-        "promptrl bfloat16 unguessed": (lambda: promptrl_side(folder, "bfloat16", slack=0), args.limit),
+        "promptrl bfloat16 undrafted": (lambda: promptrl_side(folder, "bfloat16", slack=0), args.limit),
     }
-    sides = {name: side for name, side in sides.items() if args.sides is None or name in args.sides}
+    sides = {name: side for name, side in sides.items() if name in args.sides}
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(args.rounds):
         order = list(sides)[number % len(sides) :] + list(sides)[: number % len(sides)]
@@ -152,7 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct"])
     parser.add_argument("--limit", type=int, default=96)
-    parser.add_argument("--sides", nargs="+", default=None, help="of those above; all of them by default")
+    parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES, metavar="SIDE")
     parser.add_argument("--evalplus-limit", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=None)

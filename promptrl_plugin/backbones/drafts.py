@@ -1,10 +1,10 @@
-"""Guesses of the next tokens, looked up in what was written before.
+"""Speculative decoding by lookup: drafts of the next tokens, found in what was written before.
 
 A pass over few sequences takes as long as reading the weights does, so some more tokens in it cost little. What
 follows the last tokens of a sequence where they stood before, in its own prompt and text or in completions that
 ended, is fed along with them (Saxena 2023, "Prompt Lookup Decoding"; Leviathan, Kalman and Matias 2023, arXiv
-2211.17192): where the model chooses the same, those passes are spared, where it does not, the guess is dropped.
-Programs of one task resemble each other, and a completion that turns in circles is guessed at full length. The
+2211.17192): where the model chooses the same, those passes are spared, where it does not, the draft is dropped.
+Programs of one task resemble each other, and a completion that turns in circles is drafted at full length. The
 draws of a sampled completion are known beforehand (`sampling.uniforms`), so its tokens can be compared as greedy
 ones are: what is written changes no more than by the other contents of a batch, so by rounding alone.
 """
@@ -23,7 +23,7 @@ ORDERS = (6, 3)
 """Numbers of last tokens that are looked up, the longest first; fewer match by chance."""
 
 _DEEPEST = 8
-"""Places of a guess whose hits are counted apart; what lies deeper counts as the last."""
+"""Places of a draft whose hits are counted apart; what lies deeper counts as the last."""
 
 _PRIOR = (4.0, 8.0)
 """Hits and trials that every place begins with."""
@@ -59,12 +59,12 @@ class Text:
 
 
 class DraftBook:
-    """Remembers what was written, and guesses what comes next.
+    """Remembers what was written, and drafts what comes next.
 
     Args:
         slack: Tokens that a pass computes in the time in which it reads the weights: with ``n`` of them it takes
-            as long as ``slack + n`` would without. A guess is made as long as the expected tokens a unit of time
-            grow by it.
+            as long as ``slack + n`` would without. A draft grows as long as the expected tokens a unit of time do.
+            Nothing is drafted for more sequences than `slack`, whose drafts would attend one by one; 0 is none at all.
         capacity: Tokens of ended completions that are remembered, a power of two; the oldest are overwritten.
     """
 
@@ -77,6 +77,8 @@ class DraftBook:
 
     def remember(self, tokens: Sequence[int]) -> None:
         """Take in a completion that ended."""
+        if not self.slack:
+            return
         capacity = len(self._history)
         if self._at + len(tokens) + 1 > capacity:
             self._at = 0
@@ -89,37 +91,37 @@ class DraftBook:
                 self._where[order][self._slot(tokens[end - order : end])] = start + end
         self._at += 1
 
-    def guess(self, texts: Sequence[Text], rooms: Sequence[int]) -> list[tuple[int, list[int]]]:
+    def draft(self, texts: Sequence[Text], rooms: Sequence[int]) -> list[tuple[int, list[int]]]:
         """What to feed along with the last token of each sequence.
 
         Args:
             texts: The running sequences.
-            rooms: Tokens that each may be guessed ahead.
+            rooms: Tokens that each may be drafted ahead.
 
         Returns:
-            For each the order that was found (0 for none) and the guess, which may be empty.
+            For each the order that was found (0 for none) and the draft, which may be empty.
         """
-        if not texts or len(texts) > 3 * self.slack:
+        if not texts or len(texts) > self.slack:
             return [(0, [])] * len(texts)
         found = [self._look_up(text, room) for text, room in zip(texts, rooms, strict=True)]
         counts = [0] * len(texts)
         expected, cost = float(len(texts)), float(self.slack + len(texts))
-        waiting = [(-self._chance(order, 0), i) for i, (order, guess) in enumerate(found) if guess]
+        waiting = [(-self._chance(order, 0), i) for i, (order, draft) in enumerate(found) if draft]
         heapq.heapify(waiting)
         while waiting and -waiting[0][0] * cost > expected:
             chance, i = -waiting[0][0], waiting[0][1]
             expected, cost = expected + chance, cost + 1.0
             counts[i] += 1
-            order, guess = found[i]
-            if counts[i] < len(guess):
+            order, draft = found[i]
+            if counts[i] < len(draft):
                 heapq.heapreplace(waiting, (-chance * self._chance(order, counts[i]), i))
             else:
                 heapq.heappop(waiting)
-        return [(order, guess[:n]) for (order, guess), n in zip(found, counts, strict=True)]
+        return [(order, draft[:n]) for (order, draft), n in zip(found, counts, strict=True)]
 
-    def learn(self, order: int, guessed: int, right: int) -> None:
-        """Tell how many of the tokens of a guess, from its first on, were chosen."""
-        for depth in range(min(right + 1, guessed)):
+    def learn(self, order: int, drafted: int, right: int) -> None:
+        """Tell how many of the tokens of a draft, from its first on, were chosen."""
+        for depth in range(min(right + 1, drafted)):
             tally = self._hits[order][min(depth, _DEEPEST - 1)]
             tally[0] += depth < right
             tally[1] += 1
@@ -140,9 +142,9 @@ class DraftBook:
             at = text.find(key)
             if at is not None:
                 return order, text.tokens[at : at + most]
-            guess = self._from_history(order, key, most)
-            if guess:
-                return order, guess
+            draft = self._from_history(order, key, most)
+            if draft:
+                return order, draft
         return 0, []
 
     def _from_history(self, order: int, key: tuple[int, ...], most: int) -> list[int]:

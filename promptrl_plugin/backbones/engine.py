@@ -4,28 +4,29 @@ Each pass carries the next token of every running sequence and, in the same matr
 the place of those that finished. What a prompt shares with a sequence whose keys and values are still in a
 slot (a running one, one that ended, one of an earlier call, or a neighbour in the same pass) is copied and
 not computed: the system prompt, the instruction and few-shot examples are read once, and so are all but the
-last token of a prompt that is sampled several times. While few sequences run, guesses of their next tokens
-(`drafts`) fill the pass.
+last token of a prompt that is sampled several times. While few sequences run, drafts of their next tokens
+fill the pass (speculative decoding, `drafts`).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from promptrl_plugin.backbones import kv_cache
 from promptrl_plugin.backbones.drafts import DraftBook, Text
+from promptrl_plugin.backbones.jobs import Job, OnFinish, Row, Tokens
 from promptrl_plugin.backbones.sampling import choose
-from promptrl_plugin.backbones.stopping import Ending, StopRule
+from promptrl_plugin.backbones.stopping import StopRule
 from promptrl_plugin.records import Decoding
 
-__all__ = ["Engine", "Job", "OnFinish", "PackedEngine"]
+__all__ = ["PackedEngine"]
 
 _PROBE_TOLERANCE = 0.1
 """Relative error that rounding (bfloat16, int8) stays below, and another attention does not."""
@@ -38,61 +39,6 @@ _SORT_EVERY = 32
 
 _UNLIKE = 32
 """Positions by which two sequences must differ for their order to matter."""
-
-Tokens = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Job:
-    """One completion to be made.
-
-    Attributes:
-        tokens: The prompt.
-        decoding: Temperature and top-p; its `max_new_tokens` is already cut to the model's context.
-        stop: When it ends.
-        draws: A random number for each token, empty when greedy.
-    """
-
-    tokens: Tokens
-    decoding: Decoding
-    stop: StopRule
-    draws: npt.NDArray[np.float64]
-
-
-OnFinish = Callable[[Job, Ending, int], None]
-"""Called as each job ends, with its ending and the number of tokens generated."""
-
-
-class Engine(Protocol):
-    """Runs jobs to their end, in an order of its own."""
-
-    def run(self, jobs: Sequence[Job], on_finish: OnFinish) -> None: ...
-
-
-@dataclass(slots=True)
-class _Row:
-    """A running job. `length` positions are in its slot; `tokens[-1]` is still to be fed, and `guess` with it."""
-
-    job: Job
-    length: int
-    tokens: list[int] = field(default_factory=list)
-    text: Text = field(default_factory=lambda: Text([]))
-    order: int = 0
-    guess: list[int] = field(default_factory=list)
-
-    def room(self) -> int:
-        """Tokens that may be guessed, so that another one can still be chosen after them."""
-        return self.job.decoding.max_new_tokens - len(self.tokens) - 1
-
-    def draw(self, ahead: int) -> float:
-        """The random number of the token that comes after `ahead` others."""
-        return float(self.job.draws[len(self.tokens) + ahead]) if len(self.job.draws) else 0.0
-
-    def add(self, token: int) -> Ending | None:
-        """Take the next token; tells whether that is the end."""
-        self.tokens.append(token)
-        self.text.tokens.append(token)
-        return self.job.stop.check(self.tokens, self.job.decoding.max_new_tokens)
 
 
 @dataclass(slots=True)
@@ -112,7 +58,7 @@ class PackedEngine:
         rows: Sequences that run at once.
         pass_tokens: Prompt tokens that join in one pass, at least one prompt.
         cache_bytes: Memory for keys and values; fewer rows run where it is short.
-        slack: See `DraftBook`; 0 guesses nothing.
+        slack: See `DraftBook`; 0 drafts nothing.
     """
 
     def __init__(self, model: Any, rows: int, pass_tokens: int, cache_bytes: int, slack: int = 0) -> None:
@@ -121,7 +67,7 @@ class PackedEngine:
         self._pass_tokens, self._cache_bytes = pass_tokens, cache_bytes
         self._cache: kv_cache.PackedCache | None = None
         self._slots: list[_Slot] = []
-        self._rows: list[_Row] = []
+        self._rows: list[Row] = []
         self._clock = self._passes = 0
         self._cache_argument = kv_cache.cache_argument(model)
         kv_cache.register()
@@ -205,7 +151,7 @@ class PackedEngine:
         if self._passes % _SORT_EVERY == 0:
             self._sort()
         running = len(self._rows)
-        self._guess()
+        self._draft()
         segments, copies = self._admit(waiting)
         logits = self._forward(running, segments, copies)
         rows = self._rows
@@ -214,37 +160,26 @@ class PackedEngine:
             if not row.tokens:
                 row.length = len(row.job.tokens) - 1  # as if its last token had been fed now
         asked = [(row, 0) for row in rows]
-        asked += [(row, ahead) for row in rows for ahead in range(1, len(row.guess) + 1)]
+        asked += [(row, ahead) for row in rows for ahead in range(1, len(row.draft) + 1)]
         chosen = choose(logits, [row.job.decoding for row, _ in asked], [row.draw(ahead) for row, ahead in asked])
-        after = {id(row): [token] for row, token in zip(rows, chosen, strict=False)}
-        for (row, _), token in zip(asked[len(rows) :], chosen[len(rows) :], strict=True):
-            after[id(row)].append(token)
+        after_drafts = iter(chosen[len(rows) :])
+        chosen_by_row = [[token, *islice(after_drafts, len(r.draft))] for r, token in zip(rows, chosen, strict=False)]
         for i in reversed(range(len(rows))):
             row = rows[i]
-            ending = self._take(row, after[id(row)])
+            right, ending = row.take(chosen_by_row[i])
+            if row.draft:
+                self._book.learn(row.order, len(row.draft), right)
+            row.draft = []
             if ending is not None:
                 self._release(i)
                 on_finish(row.job, ending, len(row.tokens))
 
-    def _guess(self) -> None:
-        """Guess what the running sequences will choose next."""
+    def _draft(self) -> None:
+        """Draft what the running sequences will choose next."""
         rows = self._rows
-        guesses = self._book.guess([row.text for row in rows], [row.room() for row in rows])
-        for row, (order, guess) in zip(rows, guesses, strict=True):
-            row.order, row.guess = order, guess
-
-    def _take(self, row: _Row, chosen: Sequence[int]) -> Ending | None:
-        """Take what the model chose after the last token, and after each token of the guess that it chose, too."""
-        guess, right = row.guess, 0
-        ending = row.add(chosen[0])
-        while ending is None and right < len(guess) and guess[right] == chosen[right]:
-            right += 1
-            ending = row.add(chosen[right])
-        if guess:
-            self._book.learn(row.order, len(guess), right)
-        row.length += 1 + right
-        row.guess = []
-        return ending
+        drafts = self._book.draft([row.text for row in rows], [row.room() for row in rows])
+        for row, (order, draft) in zip(rows, drafts, strict=True):
+            row.order, row.draft = order, draft
 
     # --- slots: 0 … len(rows) run, the others keep what they last held -------------------------------
 
@@ -284,7 +219,7 @@ class PackedEngine:
             job = waiting.popleft()
             at = len(self._rows)
             start = self._place(job.tokens, at, copies)
-            self._rows.append(_Row(job, start, text=Text(job.tokens.tolist())))
+            self._rows.append(Row(job, start, text=Text(job.tokens.tolist())))
             count = len(job.tokens) - start
             segments.append(kv_cache.Segment(at, running + new_tokens, start, count))
             new_tokens += count
@@ -358,8 +293,8 @@ class PackedEngine:
     def _forward(
         self, running: int, segments: tuple[kv_cache.Segment, ...], copies: tuple[kv_cache.Copy, ...]
     ) -> torch.Tensor:
-        """Logits ``[rows + guessed, vocabulary]`` for the next token of every row, new ones included, and then for
-        what comes after each guessed token, row by row."""
+        """Logits ``[rows + drafted, vocabulary]`` for the next token of every row, new ones included, and then for
+        what comes after each token of a draft, row by row."""
         rows, cache, device = self._rows, self._cache, self._model.device
         assert cache is not None
         ids = [np.array([r.tokens[-1] for r in rows[:running]], dtype=np.int64)]
@@ -371,13 +306,13 @@ class PackedEngine:
             positions.append(np.arange(s.start, s.start + s.count))
         last = [*range(running), *(s.first + s.count - 1 for s in segments)]
         for i, row in enumerate(rows[:running]):
-            if count := len(row.guess):
-                guessed = kv_cache.Segment(i, sum(map(len, ids)), row.length + 1, count)
-                segments = (*segments, guessed)
-                ids.append(np.array(row.guess, dtype=np.int64))
+            if count := len(row.draft):
+                drafted = kv_cache.Segment(i, sum(map(len, ids)), row.length + 1, count)
+                segments = (*segments, drafted)
+                ids.append(np.array(row.draft, dtype=np.int64))
                 slots.append(np.full(count, i))
-                positions.append(np.arange(guessed.start, guessed.start + count))
-                last += range(guessed.first, guessed.first + count)
+                positions.append(np.arange(drafted.start, drafted.start + count))
+                last += range(drafted.first, drafted.first + count)
         pos = torch.from_numpy(np.concatenate(positions)).to(device)
         longest = tuple(int(positions[0][g : g + kv_cache.GROUP].max()) + 1 for g in range(0, running, kv_cache.GROUP))
         where = torch.from_numpy(np.concatenate(slots)).to(device)

@@ -1,7 +1,7 @@
 """Keys and values of many sequences in fixed slots, and attention over a packed batch of them.
 
 One forward pass of the engine is a single row of tokens, ``[1, T]``: the next token of every running
-sequence first, then the new tokens of the prompts that join, then what is guessed to come after some of
+sequence first, then the new tokens of the prompts that join, then the drafts of what comes after some of
 the first. So no pass computes padding, and linear layers see one large matrix. Each token knows its slot
 and position; only attention has to tell the sequences apart, which is what `attend` does. It is
 registered as an attention implementation of transformers, so that the model's own code runs unchanged
@@ -32,7 +32,7 @@ GROUP = 16
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """New tokens of one prompt, or the guess of a running sequence, in a packed pass: tokens
+    """New tokens of one prompt, or the draft of a running sequence, in a packed pass: tokens
     ``first … first+count`` of the row go to positions ``start … start+count`` of `slot`."""
 
     slot: int
@@ -59,7 +59,7 @@ class Step:
         rows: Running sequences; token ``i < rows`` of the pass belongs to slot ``i``.
         slots: Slot of each token, int64 ``[T]``.
         positions: Position of each token, int64 ``[T]``.
-        segments: The prompts that join, in order, and the guesses.
+        segments: The prompts that join, in order, and the drafts.
         copies: Shared prefixes between them, applied layer by layer, in order.
         longest: Largest position, plus one, in each `GROUP` of running sequences.
     """

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from promptrl_plugin.backbones.engine import Job, OnFinish
+from promptrl_plugin.backbones.jobs import Job, OnFinish
 from promptrl_plugin.backbones.kv_cache import cache_argument
 from promptrl_plugin.backbones.sampling import choose
 

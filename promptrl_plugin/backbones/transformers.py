@@ -15,7 +15,8 @@ import numpy as np
 
 from promptrl_plugin.backbones import chat, loading, sampling
 from promptrl_plugin.backbones.base import Feed, OnProgress
-from promptrl_plugin.backbones.engine import Engine, Job, PackedEngine
+from promptrl_plugin.backbones.engine import PackedEngine
+from promptrl_plugin.backbones.jobs import Engine, Job
 from promptrl_plugin.backbones.seq2seq import StaticEngine
 from promptrl_plugin.backbones.stopping import Ending, StopRule, end_token_ids, special_ids
 from promptrl_plugin.errors import BackboneError
@@ -37,8 +38,8 @@ class TransformersBackbone:
         rows: Sequences that run at once; 0 is 128.
         pass_tokens: Prompt tokens that join a pass; 0 is 512 on a CPU and 8192 on a GPU.
         cache_bytes: Memory for keys and values.
-        slack: Tokens that a pass computes in the time in which it reads the weights, see `drafts`; by default 12 on
-            a CPU and 128 on a GPU, 0 guesses no tokens.
+        slack: Tokens that a pass computes in the time in which it reads the weights, see `drafts`; 0 drafts none. By
+            default 12 on a CPU (as two cores with AVX2 have it) and 0 on a GPU, where drafts were not measured.
 
     Raises:
         BackboneError: The model cannot be found or loaded; the message names the remedy.
@@ -72,7 +73,7 @@ class TransformersBackbone:
         self._special = special_ids(self._tokenizer)
         gpu = device != "cpu"
         rows, pass_tokens = rows or 128, pass_tokens or (8192 if gpu else 512)
-        slack = slack if slack is not None else 128 if gpu else 12
+        slack = slack if slack is not None else 0 if gpu else 12
         self._engine: Engine | None = (
             PackedEngine(self._model, rows, pass_tokens, cache_bytes, slack)
             if not config.is_encoder_decoder and PackedEngine.serves(self._model)

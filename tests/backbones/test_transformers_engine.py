@@ -216,45 +216,45 @@ def test_sorting_and_grouping_change_nothing(llama: Path, monkeypatch: pytest.Mo
 
 
 def counted_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Guessed tokens of every pass from now on."""
-    guessed: list[int] = []
+    """Drafted tokens of every pass from now on."""
+    drafted: list[int] = []
     forward = PackedEngine._forward
 
     def counting(self: PackedEngine, running: int, segments, copies):  # type: ignore[no-untyped-def]
-        guessed.append(sum(len(r.guess) for r in self._rows[:running]))
+        drafted.append(sum(len(r.draft) for r in self._rows[:running]))
         return forward(self, running, segments, copies)
 
     monkeypatch.setattr(PackedEngine, "_forward", counting)
-    return guessed
+    return drafted
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_guesses_change_nothing_but_the_number_of_passes(
+def test_drafts_change_nothing_but_the_number_of_passes(
     kind: str, temperature: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overrides = {"sliding_window": 16, "attn_logit_softcapping": 2.0} if kind == "gemma2" else {}
     folder = save_causal(tmp_path, chat=False, kind=kind, **overrides)
     requests = [plain(p, new=120, temperature=temperature, index=i % 3) for i, p in enumerate(some_prompts())]
-    guessed = counted_passes(monkeypatch)
+    drafted = counted_passes(monkeypatch)
     without = TransformersBackbone(folder, dtype="float32", rows=4, slack=0)
-    guessed.clear()
+    drafted.clear()
     wanted = without.generate(requests)
-    assert sum(guessed) == 0
-    passes = len(guessed)
-    guessing = TransformersBackbone(folder, dtype="float32", rows=4, slack=12)
-    assert guessing.generate(requests) == wanted
-    guessed.clear()
-    assert guessing.generate(requests) == wanted
-    assert len(guessed) < 0.6 * passes, "the second time all of it was written before"
+    assert sum(drafted) == 0
+    passes = len(drafted)
+    drafting = TransformersBackbone(folder, dtype="float32", rows=4, slack=12)
+    assert drafting.generate(requests) == wanted
+    drafted.clear()
+    assert drafting.generate(requests) == wanted
+    assert len(drafted) < 0.6 * passes, "the second time all of it was written before"
 
 
-def test_what_was_written_before_is_guessed(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    guessed = counted_passes(monkeypatch)
+def test_what_was_written_before_is_drafted(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drafted = counted_passes(monkeypatch)
     backbone = TransformersBackbone(llama, dtype="float32", rows=1, slack=12)
     request = plain("def solve(a, b): # same", new=60, temperature=1.0)
-    guessed.clear()
+    drafted.clear()
     first = backbone.generate([request])
-    alone, _ = len(guessed), guessed.clear()
+    alone, _ = len(drafted), drafted.clear()
     assert backbone.generate([request]) == first
-    assert len(guessed) < alone / 2
+    assert len(drafted) < alone / 2
