@@ -78,6 +78,7 @@ RANGES: Mapping[str, Range] = MappingProxyType(
         "linucb.alpha": _FROM_0,
         "linucb.ridge": _ABOVE_0,
         "gepa.minibatch": _FROM_1,
+        "gepa.proposals": _FROM_1,
         "gepa.reflection_max_new_tokens": _FROM_1,
         "gepa.max_program_lines": _FROM_1,
         "judge.workers": _FROM_0,

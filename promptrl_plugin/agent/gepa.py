@@ -4,13 +4,15 @@ What it evolves is the sentence before the task, which is EvalPlus's at first. A
 greedy program a task, with the reward that PPO gets for such a step. The train tasks are what it reflects on
 (its feedback set), the validation tasks decide between candidates (its Pareto set), as they choose PPO's
 checkpoint. The reflecting LLM is the rewriter: the backbone itself unless another is named. Reflections count
-as generations; what the package calls metric calls do not matter.
+as generations; what the package calls metric calls do not matter. A round makes several proposals
+(`GepaConfig.proposals`), and all their programs, then all their reflections, are one batch.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from promptrl_plugin.agent.parts import TrainingParts
@@ -50,23 +52,38 @@ class Instructions:
         return self._reward(c.w_fraction + c.w_compiles + c.w_entry_point, solved=True)
 
     def evaluate(self, batch: Sequence[TrainTask], candidate: Mapping[str, str], capture_traces: bool = False) -> Any:
-        """Write a program for each task under the candidate's instruction and reward it; all in one batch.
+        """One of `batch_evaluate`; traces are cheap and always kept."""
+        return self.batch_evaluate([(candidate, batch)])[0]
+
+    def batch_evaluate(self, items: Sequence[tuple[Mapping[str, str], Sequence[TrainTask]]]) -> list[Any]:
+        """Write a program for each task under its candidate's instruction and reward it; all in one batch.
 
         Returns:
-            A ``gepa.core.adapter.EvaluationBatch``: outputs tell whether each program passes every test,
-            scores are rewards.
+            For each item a ``gepa.core.adapter.EvaluationBatch``: outputs tell whether each program passes
+            every test, scores are rewards.
 
         Raises:
             JudgeError: A program could not be judged.
         """
         from gepa.core.adapter import EvaluationBatch
 
-        programs = self._programs(batch, candidate[_COMPONENT])
-        judged = self._parts.rollout.grader.grade(list(zip(batch, programs, strict=True)))
-        scores = [self._score(*x) for x in zip(batch, programs, judged, strict=True)]
-        self.evaluations += len(batch)
-        traces = [self._trace(*x) for x in zip(batch, programs, judged, strict=True)] if capture_traces else None
-        return EvaluationBatch(outputs=[all_pass(v) for v in judged], scores=scores, trajectories=traces)
+        asked = [(task, candidate[_COMPONENT]) for candidate, batch in items for task in batch]
+        tasks = [task for task, _ in asked]
+        programs = self._programs(asked)
+        judged = self._parts.rollout.grader.grade(list(zip(tasks, programs, strict=True)))
+        self.evaluations += len(asked)
+        results = iter(list(zip(tasks, programs, judged, strict=True)))
+        evaluated = []
+        for _, batch in items:
+            of_batch = list(islice(results, len(batch)))
+            evaluated.append(
+                EvaluationBatch(
+                    outputs=[all_pass(verdicts) for _, _, verdicts in of_batch],
+                    scores=[self._score(*result) for result in of_batch],
+                    trajectories=[self._trace(*result) for result in of_batch],
+                )
+            )
+        return evaluated
 
     def make_reflective_dataset(
         self, candidate: Mapping[str, str], eval_batch: Any, components_to_update: Sequence[str]
@@ -74,13 +91,13 @@ class Instructions:
         """What the reflecting LLM is shown: task, program, and what the tests said."""
         return {component: list(eval_batch.trajectories) for component in components_to_update}
 
-    def _programs(self, batch: Sequence[TrainTask], instruction: str) -> list[str]:
+    def _programs(self, asked: Sequence[tuple[TrainTask, str]]) -> list[str]:
         decoding = self._parts.rollout.context.decoding("greedy")
-        prompts = [render(t.task, PromptState.initial(t.task), instruction) for t in batch]
+        prompts = [render(t.task, PromptState.initial(t.task), instruction) for t, instruction in asked]
         completions = self._parts.backbone.generate(
             [GenerationRequest(p, decoding) for p in prompts], lambda _i, _completion: self._listener.generation()
         )
-        return [to_program(t.task, p, c)[1] for t, p, c in zip(batch, prompts, completions, strict=True)]
+        return [to_program(t.task, p, c)[1] for (t, _), p, c in zip(asked, prompts, completions, strict=True)]
 
     def _score(self, task: TrainTask, program: str, verdicts: Sequence[GroupVerdict]) -> float:
         phi = potential(self._parts.config.reward, program, task.task.entry_point, pass_fraction(verdicts))
@@ -115,18 +132,25 @@ class Reflector:
         self._failure: Exception | None = None
 
     def __call__(self, prompt: str | list[dict[str, Any]]) -> str:
-        """The answer, from behind the opening fence to the closing one."""
-        said = prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
-        stop = (*EOS[:3], "\n```")
-        asked = Prompt((Message("user", said),), "```\n", f"{said}\n\n```\n", stop, stop)
+        """One of `batch_complete`."""
+        return self.batch_complete([prompt])[0]
+
+    def batch_complete(self, prompts: Sequence[str | list[dict[str, Any]]]) -> list[str]:
+        """The answers, each from behind the opening fence to the closing one."""
+        requests = [self._request(prompt, self._draws + i) for i, prompt in enumerate(prompts)]
         try:
-            (completion,) = self._backbone.generate([GenerationRequest(asked, self._decoding, self._seed, self._draws)])
+            completions = self._backbone.generate(requests, lambda _i, _completion: self._listener.generation())
         except Exception as e:
             self._failure = e
             raise
-        self._draws += 1
-        self._listener.generation()
-        return completion.text.strip()
+        self._draws += len(requests)
+        return [completion.text.strip() for completion in completions]
+
+    def _request(self, prompt: str | list[dict[str, Any]], draw: int) -> GenerationRequest:
+        said = prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
+        stop = (*EOS[:3], "\n```")
+        asked = Prompt((Message("user", said),), "```\n", f"{said}\n\n```\n", stop, stop)
+        return GenerationRequest(asked, self._decoding, self._seed, draw)
 
     def check(self) -> None:
         """Raise what a reflection failed with, if one did."""
@@ -149,6 +173,7 @@ def train_gepa(parts: TrainingParts, run: RunFolder, listener: TrainListener) ->
     """
     try:
         from gepa import optimize
+        from gepa.strategies.proposal_sampling import IndependentSampling
     except ImportError:
         raise ConfigError("learner gepa needs the package gepa: pip install 'promptrl-plugin[gepa]'") from None
     config, adapter, reflector = parts.config, Instructions(parts, listener), Reflector(parts, listener)
@@ -176,6 +201,7 @@ def train_gepa(parts: TrainingParts, run: RunFolder, listener: TrainListener) ->
             adapter=adapter,
             reflection_lm=reflector,
             reflection_minibatch_size=config.gepa.minibatch,
+            sampling_strategy=IndependentSampling(config.gepa.proposals),
             perfect_score=adapter.perfect,
             stop_callbacks=over,
             logger=_Logger(),

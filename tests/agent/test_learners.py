@@ -172,6 +172,24 @@ def test_random_choice_among_a_policys_operators(tmp_path: Path, scripted: Scrip
         make_strategy("random-hybrid", backbone=scripted, policy=gepa)
 
 
+def test_gepa_makes_the_proposals_of_a_round_in_one_batch(
+    tmp_path: Path,
+    scripted: ScriptedBackbone,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(scripted, "_rule", instructed)
+    run_training(tmp_path / "run", replace(learner("gepa"), gepa=GepaConfig(minibatch=2, proposals=3)))
+    reflections = [
+        [r for r in call if "write a new instruction" in r.prompt.messages[-1].content] for call in scripted.calls
+    ]
+    first = next(asked for asked in reflections if asked)
+    assert len(first) == 3
+    assert [r.index for r in first] == [0, 1, 2]
+    assert len({r.prompt.messages[-1].content for r in first}) == 3, "each looks at tasks of its own"
+    shown_programs = scripted.calls[reflections.index(first) - 1]
+    assert len(shown_programs) == 3 * 2, "and their programs were one batch"
+
+
 def test_gepa_samples_from_its_prompt_when_the_greedy_program_fails(tmp_path: Path, scripted: ScriptedBackbone):  # noqa: F811
     made = PolicyBundle.load(shipped_policies()[0])
     config = {**made.config, "learner": "gepa", "env": {**made.config["env"], "budget": 3}}
