@@ -25,9 +25,9 @@ from promptrl_plugin.cli.evaluate import (
     seed_numbers,
 )
 from promptrl_plugin.cli.report import report
-from promptrl_plugin.cli.training import like_run, run_trainings, under
+from promptrl_plugin.cli.training import learner_names, like_run, run_trainings, under
 from promptrl_plugin.config import DEFAULT_SUITE, LEARNED, PROTOCOLS, TrainConfig, load, recipes
-from promptrl_plugin.errors import ConfigError, UnknownNameError
+from promptrl_plugin.errors import ConfigError
 
 __all__ = ["Plan", "Step", "reproduce"]
 
@@ -249,11 +249,7 @@ def _train_suite(suite: str, usual: str) -> str:
 def _learners(text: str | None) -> tuple[str, ...]:
     if text is None:
         return ("best-fixed", "linucb", *(["gepa"] if importlib.util.find_spec("gepa") else []))
-    named = tuple(name for part in text.split(",") if (name := part.strip()))
-    for name in named:
-        if name not in LEARNED or name == "promptrl":
-            raise UnknownNameError("learner", name, [n for n in LEARNED if n != "promptrl"])
-    return named
+    return learner_names(text, [name for name in LEARNED if name != "promptrl"]) if text else ()
 
 
 def _finished(folder: Path) -> bool:

@@ -209,7 +209,8 @@ def run_matrix(
         def solved(i: int, samples: Path) -> None:
             cell = cells[i]
             results[cell.name] = outcomes_of(samples, suite, judge, matrix.budget, oracle=matrix.feedback == "oracle")
-            _keep(run.path, suite.version, cell, results[cell.name], samples, matrix.paths)
+            model = backbone.fingerprint if backbone is not None else None
+            _keep(run.path, suite.version, cell, results[cell.name], samples, matrix.paths, model)
             if on_cell is not None:
                 on_cell(cell, results[cell.name])
 
@@ -273,7 +274,7 @@ def _known(folder: Path) -> dict[str, Any]:
     """`read_results` of a folder that may have none yet."""
     if (folder / RESULTS).exists():
         return read_results(folder)
-    return {"samples": {}, "policies": {}, "cells": {}}
+    return {"samples": {}, "policies": {}, "models": {}, "cells": {}}
 
 
 def _keep(
@@ -283,13 +284,16 @@ def _keep(
     outcomes: Sequence[Outcome],
     samples: Path,
     policies: Mapping[str, str],
+    model: str | None,
 ) -> None:
     """Add one cell to the results, so that a matrix under way can be reported."""
     known = _known(folder)
+    models = {name: of for name, of in known["models"].items() if name != cell.name}
     results = {
         "suite_version": suite_version,
         "samples": known["samples"] | {cell.name: samples.relative_to(folder).as_posix()},
         "policies": known["policies"] | {row: path for row, path in policies.items() if row == cell.row},
+        "models": models | ({cell.name: model} if model is not None else {}),
         "cells": known["cells"] | {cell.name: [asdict(o) for o in outcomes]},
     }
     write_json(folder / RESULTS, results)

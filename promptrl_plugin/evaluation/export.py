@@ -43,6 +43,7 @@ def _data(report: Report) -> dict[str, Any]:
     return {
         "settings": report.config,
         "suite_version": report.suite_version,
+        "models": list(report.models),
         "eligible": not report.oracle,
         "environment": report.environment,
         "reference": report.reference,

@@ -46,6 +46,8 @@ class Report:
         config: Settings that all cells share (`compare.Matrix`).
         environment: What it ran on.
         suite_version: Of the suite.
+        models: `Backbone.fingerprint` of what wrote the cells, as far as it is known; more than one where cells
+            were added on a machine on which ``--dtype auto`` is another type, or with other weights.
         reference: The strategy that the others are held against.
         outcomes: By strategy and seed.
         summaries: In the order of the comparison.
@@ -60,6 +62,7 @@ class Report:
     config: dict[str, Any]
     environment: dict[str, Any]
     suite_version: str
+    models: tuple[str, ...]
     reference: str
     outcomes: dict[str, Seeds]
     summaries: tuple[Summary, ...]
@@ -104,6 +107,7 @@ def build_report(folder: Path, runs: Sequence[Path] = (), against: str | None = 
         config=config,
         environment=run.environment(),
         suite_version=str(raw["suite_version"]),
+        models=tuple(sorted({raw["models"][cell] for cell in results if cell in raw["models"]})),
         reference=reference,
         outcomes=strategies,
         summaries=tuple(summarise(name, seeds) for name, seeds in strategies.items()),
@@ -117,15 +121,21 @@ def build_report(folder: Path, runs: Sequence[Path] = (), against: str | None = 
 
 
 def settings_line(report: Report) -> str:
-    """What was compared, in one line; says so where hidden tests guided the search."""
+    """What was compared, in one line; says so where hidden tests guided the search, or where models differ."""
     c = report.config
     backbone = c.get("backbone", {})
     mark = " (oracle: hidden tests guided the search; not eligible for a leaderboard)" if report.oracle else ""
     return (
         f"suite {c.get('suite')} ({report.suite_version}), model {backbone.get('model')} "
-        f"({backbone.get('backend')}, {backbone.get('dtype')}), budget {c.get('budget')}, "
+        f"({backbone.get('backend')}, {backbone.get('dtype')}{_written_by(report.models)}), budget {c.get('budget')}, "
         f"feedback {c.get('feedback')}{mark}" + "".join(f", {name} {c[name]}" for name in _NAMED if name in c)
     )
+
+
+def _written_by(models: Sequence[str]) -> str:
+    if len(models) > 1:
+        return f"; cells of DIFFERENT models, not comparable: {', '.join(models)}"
+    return "".join(f": {model}" for model in models)
 
 
 def _settings(run: RunFolder) -> dict[str, Any]:

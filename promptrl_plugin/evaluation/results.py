@@ -36,7 +36,9 @@ def read_results(folder: Path) -> dict[str, Any]:
     """``results.json`` as it is.
 
     ``suite_version``; ``cells``: rows of `Outcome` by cell name; ``samples``: the cells' samples files, relative
-    to `folder` (missing where an earlier version wrote them); ``policies``: those of the rows in `Matrix.paths`.
+    to `folder` (missing where an earlier version wrote them); ``policies``: those of the rows in `Matrix.paths`;
+    ``models``: `Backbone.fingerprint` by cell name, which tells the type that ``--dtype auto`` came to (missing
+    where a cluster or an earlier version wrote the cell).
 
     Raises:
         ConfigError: There is none, or it is damaged.
@@ -44,9 +46,9 @@ def read_results(folder: Path) -> dict[str, Any]:
     try:
         results: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
         needed = {"suite_version": results["suite_version"], "cells": results["cells"]}
-        found = {"samples": {}, "policies": {}} | needed | results
+        found = {"samples": {}, "policies": {}, "models": {}} | needed | results
         if not isinstance(found["cells"], dict) or any(
-            type(path) is not str for paths in ("samples", "policies") for path in found[paths].values()
+            type(name) is not str for names in ("samples", "policies", "models") for name in found[names].values()
         ):
             raise TypeError
         return found

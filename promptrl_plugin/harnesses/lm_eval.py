@@ -39,9 +39,14 @@ TASK_NAMES = frozenset(
 _TRANSFORMERS = frozenset({"hf", "hf-auto", "huggingface"})
 _BARE_BATCH_SIZE = 16
 
-#: Options that the harness's user gives in ``--metadata`` or the environment (``--split`` and its ``--config``
-#: cannot be given).
-_OPTIONS = tuple(k for k in STRATEGY_FLAGS if k not in ("strategy", "split", "config"))
+#: Options of a strategy that cannot be given in this harness, and what does it instead.
+_ELSEWHERE = {
+    "strategy": "the task's name says it, e.g. --tasks mbpp_plus_gepa",
+    "split": "evalplus.evaluate --split and promptrl compare --split cross-fit",
+    "config": "evalplus.evaluate --split and promptrl compare --split cross-fit, and take it",
+}
+#: Options that the harness's user gives in ``--metadata`` or the environment.
+_OPTIONS = tuple(k for k in STRATEGY_FLAGS if k not in _ELSEWHERE)
 _FLAG = re.compile(rf"--({'|'.join(_OPTIONS)})(?![\w-])(?: (\d+|none|visible|oracle)\b)?")
 
 _NEAR = 0.75  #: likeness (`difflib`) from which a key of ``--metadata`` is one of them, misspelt
@@ -150,8 +155,12 @@ def _our_tasks(tree: Mapping[Any, Any]) -> Iterator[Any]:
 
 def _names_ours(call: Mapping[str, Any]) -> bool:
     """Whether one of our tasks runs."""
-    names = {t if isinstance(t, str) else t.get("task") for t in call.get("tasks") or [] if isinstance(t, str | dict)}
-    return bool(names & TASK_NAMES)
+    return bool(_named(call) & TASK_NAMES)
+
+
+def _named(call: Mapping[str, Any]) -> set[Any]:
+    """The tasks that are named."""
+    return {t if isinstance(t, str) else t.get("task") for t in call.get("tasks") or [] if isinstance(t, str | dict)}
 
 
 def _is_ours(call: Mapping[str, Any]) -> bool:
@@ -160,19 +169,21 @@ def _is_ours(call: Mapping[str, Any]) -> bool:
 
 
 def _check_metadata(call: Mapping[str, Any]) -> None:
-    """Refuse a misspelt option in ``--metadata``.
+    """Refuse a misspelt option in ``--metadata``, and one that has no effect here.
 
     Only what looks like one of ours: the command line adds ``--model_args`` to it, and other tasks have keys of
     their own there.
 
     Raises:
-        ConfigError: A key is nearly the name of an option.
+        ConfigError: A key is nearly the name of an option, or all tasks are ours and it is one of `_ELSEWHERE`.
     """
-    model_args = call.get("model_args") or {}
+    model_args, all_ours = call.get("model_args") or {}, _named(call) <= TASK_NAMES
     for key in call.get("metadata") or {}:
         # Of a string, any part: then it is too much that is let through.
         if key in _OPTIONS or key in model_args:
             continue
+        if all_ours and key in _ELSEWHERE:
+            raise ConfigError(f"{key!r} in --metadata has no effect: {_ELSEWHERE[key]}")
         if near := difflib.get_close_matches(str(key), _OPTIONS, n=1, cutoff=_NEAR):
             raise ConfigError(f"unknown option {key!r} in --metadata; did you mean {near[0]!r}?")
 

@@ -11,7 +11,7 @@ import pytest
 from promptrl_plugin.cli import main as cli
 from promptrl_plugin.cli import training
 from promptrl_plugin.cli.compare import parse_policies
-from promptrl_plugin.cli.training import _of_one_seed
+from promptrl_plugin.cli.training import _of_one_run
 from promptrl_plugin.config import RewardConfig, TrainConfig
 from promptrl_plugin.errors import ConfigError, UnknownNameError
 from promptrl_plugin.storage.runs import RunFolder
@@ -84,12 +84,20 @@ def test_like_takes_over_settings_and_what_was_spent(
 @pytest.mark.parametrize("seeds", [["--seeds", "0,7"], ["--seeds=0,7"]])
 def test_a_bundle_of_several_seeds_names_the_command_of_its_own(seeds: list[str]) -> None:
     words = ["train", "--config", "a recipe", *seeds, "--out", "runs/it-seed{seed}", "--resume"]
-    told = shlex.split(_of_one_seed(words, 7))
+    told = shlex.split(_of_one_run(words, replace(TrainConfig(), seed=7)))
     assert told[:4] == ["promptrl", "train", "--config", "a recipe"]
     assert told[4:-3] in (["--seed", "7"], ["--seed=7"])
     assert told[-3:] == ["--out", "runs/it-seed7", "--resume"]
     alone = ["train", "--seed", "3", "--out", "runs/x"]
-    assert _of_one_seed(alone, 3) == "promptrl train --seed 3 --out runs/x"
+    assert _of_one_run(alone, replace(TrainConfig(), seed=3)) == "promptrl train --seed 3 --out runs/x"
+
+
+@pytest.mark.parametrize("learner", [["--learner", "linucb,gepa"], ["--learner=linucb,gepa"]])
+def test_a_bundle_of_several_learners_names_the_command_of_its_own(learner: list[str]) -> None:
+    words = ["train", *learner, "--like", "runs/seed{seed}", "--seeds", "0,1", "--out", "runs/{learner}{seed}"]
+    told = shlex.split(_of_one_run(words, replace(TrainConfig(), seed=1, learner="gepa")))
+    assert told[2:-6] in (["--learner", "gepa"], ["--learner=gepa"])
+    assert told[-6:] == ["--like", "runs/seed1", "--seed", "1", "--out", "runs/gepa1"]
 
 
 def test_several_seeds_are_a_run_each_with_folders_of_their_own(
@@ -112,9 +120,27 @@ def test_several_seeds_are_a_run_each_with_folders_of_their_own(
     assert [f.name for _, f in asked] == ["run4"]
 
 
+def test_several_learners_and_seeds_are_a_run_each(
+    monkeypatch: pytest.MonkeyPatch, asked: list[tuple[TrainConfig, Path]]
+):
+    several = ("--learner", "linucb, gepa,linucb", "--generations", "9", "--seeds", "0,1")
+    assert train(monkeypatch, *several, "--out", "{learner}-{seed}") == 0
+    names = ["linucb-0", "linucb-1", "gepa-0", "gepa-1"]
+    assert [(f"{c.learner}-{c.seed}", f.name, c.generations) for c, f in asked] == [(n, n, 9) for n in names]
+    asked.clear()
+    assert train(monkeypatch, *several) == 0
+    assert [f.name for _, f in asked][1:3] == ["m-mbpp-train-linucb-seed1", "m-mbpp-train-gepa-seed0"]
+    asked.clear()
+    assert train(monkeypatch, "--learner", "gepa", "--seed", "2", "--out", "it/{learner}") == 0
+    assert [f for _, f in asked] == [Path("it/gepa")]
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
+        (("--learner", "gepa,linucb", "--seeds", "0,1", "--out", "run"), "--out 'run{seed}{learner}'"),
+        (("--learner", "gepa,linucb", "--out", "run"), "--out 'run{learner}'"),
+        (("--learner", "gepa,"), "unknown learner"),
         (("--seeds", "0,1", "--seed", "2"), "leave out --seed"),
         (("--seeds", "0,1", "--out", "run"), "--out 'run{seed}'"),
         (("--seeds", "one"), "separated by commas"),

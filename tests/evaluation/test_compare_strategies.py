@@ -100,6 +100,7 @@ def test_every_cell_has_an_outcome_for_every_task(tmp_path: Path, scripted: Scri
                 assert o.curve == ((True,) * 3 if easy else (False, False, cell == "best-of-k-s1"))
     assert load_results(tmp_path / "out") == results
     assert list(read_results(tmp_path / "out")["samples"]) == announced
+    assert read_results(tmp_path / "out")["models"] == dict.fromkeys(announced, scripted.fingerprint)
     for cell, samples in read_results(tmp_path / "out")["samples"].items():
         assert cell.rpartition("-s")[0] in samples
         assert len(read_jsonl(tmp_path / "out" / samples)) == len(names)

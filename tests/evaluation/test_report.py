@@ -12,7 +12,7 @@ from html_page import Page
 
 from promptrl_plugin.errors import ConfigError, UnknownNameError
 from promptrl_plugin.evaluation.export import write_report
-from promptrl_plugin.evaluation.report import build_report
+from promptrl_plugin.evaluation.report import build_report, settings_line
 
 
 def page_of(folder: Path, **kwargs: object) -> Page:
@@ -197,7 +197,22 @@ def test_damaged_outcomes_are_an_error_with_the_remedy(folder: Path, change: str
         build_report(folder)
 
 
-@pytest.mark.parametrize("part", [{"cells": []}, {"cells": {"promptrl": []}}, {"samples": []}, {"policies": {"a": 1}}])
+def test_what_auto_came_to_is_told_and_cells_of_two_types_are_no_secret(folder: Path):
+    def line(**models: str) -> str:
+        results = json.loads((folder / "results.json").read_text())
+        (folder / "results.json").write_text(json.dumps(results | {"models": models}))
+        return settings_line(build_report(folder))
+
+    one, other = {"direct-s0": "m@1/float32"}, {"best-of-k-s0": "m@1/bfloat16", "of no row-s0": "n"}
+    assert "model m-0.5b (hf, int8), budget" in line()
+    assert "model m-0.5b (hf, int8: m@1/float32), budget" in line(**one)
+    assert "cells of DIFFERENT models, not comparable: m@1/bfloat16, m@1/float32)" in line(**one, **other)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [{"cells": []}, {"cells": {"promptrl": []}}, {"samples": []}, {"policies": {"a": 1}}, {"models": {"a": 1}}],
+)
 def test_damaged_results_are_an_error_with_the_remedy(folder: Path, part: dict[str, object]):
     results = json.loads((folder / "results.json").read_text())
     (folder / "results.json").write_text(json.dumps(results | part))

@@ -221,6 +221,10 @@ def test_a_misspelt_option_is_refused_and_keys_of_others_are_not(task: str) -> N
     for key, near in (("budgett", "budget"), ("polcy", "policy"), ("seeds", "seed"), ("feedbak", "feedback")):
         with pytest.raises(ConfigError, match=f"unknown option '{key}' in --metadata; did you mean '{near}'"):
             evaluate(lm, task, metadata={key: 6})
+    for key, instead in (("strategy", "--tasks mbpp_plus_gepa"), ("split", "--split"), ("config", "--split")):
+        with pytest.raises(ConfigError, match=f"'{key}' in --metadata has no effect: .*{instead}"):
+            evaluate(lm, task, metadata={key: "best-of-k"})
     assert lm.calls == []
+    _check_metadata({"metadata": {"split": "test"}, "tasks": [task, "arc_easy"]})
     model_args = {"pretrained": "m", "tokenizer": "t", "dtype": "float32", "seeds": 3}
     _check_metadata({"metadata": {**model_args, "budget": 6, "max_seq_lengths": [4096]}, "model_args": model_args})
