@@ -29,7 +29,7 @@ class _Quiet:
     def metrics(self, values: dict[str, float]) -> None: ...
 
 
-def solve_cell(options: SolveOptions, begun: Files, policy: Files) -> tuple[str, Files]:
+def solve_cell(options: SolveOptions, begun: Files, policy: Files) -> tuple[str, str, Files]:
     """Solve a suite as `promptrl solve` does.
 
     Args:
@@ -38,10 +38,12 @@ def solve_cell(options: SolveOptions, begun: Files, policy: Files) -> tuple[str,
         policy: The policy bundle, empty where there is none.
 
     Returns:
-        The samples file's path, and all of its files, relative to ``options.root``.
+        The samples file's path, the model's fingerprint on that node, and all of its files, relative to
+        ``options.root``.
     """
     from promptrl_plugin.harnesses.session import run
 
+    models: list[str] = []
     with tempfile.TemporaryDirectory(prefix="promptrl-") as folder:
         root, bundle = Path(folder) / "out", Path(folder) / "policy"
         write_files(root, begun)
@@ -49,9 +51,10 @@ def solve_cell(options: SolveOptions, begun: Files, policy: Files) -> tuple[str,
         if policy:
             write_files(bundle, policy)
             strategy = replace(strategy, policy=bundle)
-        path = run(replace(options, root=root, strategy=strategy), _Quiet())
+        asked = replace(options, root=root, strategy=strategy)
+        path = run(asked, _Quiet(), lambda backbone: models.append(backbone.fingerprint))
         stem = path.name.removesuffix(".jsonl")
-        return path.relative_to(root).as_posix(), read_files(root, f"{path.parent.name}/{stem}*")
+        return path.relative_to(root).as_posix(), models[0], read_files(root, f"{path.parent.name}/{stem}*")
 
 
 def train_run(config: TrainConfig, begun: Files, command: str) -> Files:

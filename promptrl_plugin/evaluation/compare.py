@@ -206,10 +206,9 @@ def run_matrix(
         judge = CachingJudge(IsolatedJudge(JudgeConfig()), cache)
         stack.callback(judge.close)
 
-        def solved(i: int, samples: Path) -> None:
+        def solved(i: int, samples: Path, model: str) -> None:
             cell = cells[i]
             results[cell.name] = outcomes_of(samples, suite, judge, matrix.budget, oracle=matrix.feedback == "oracle")
-            model = backbone.fingerprint if backbone is not None else None
             _keep(run.path, suite.version, cell, results[cell.name], samples, matrix.paths, model)
             if on_cell is not None:
                 on_cell(cell, results[cell.name])
@@ -217,7 +216,8 @@ def run_matrix(
         if cluster is not None:
             _solve_there(cluster, requests, folder, listener, solved)
         elif backbone is not None:
-            _solve_here(requests, suite, backbone, listener, solved)
+            model = backbone.fingerprint
+            _solve_here(requests, suite, backbone, listener, lambda i, samples: solved(i, samples, model))
     return results
 
 
@@ -241,7 +241,7 @@ def _solve_there(
     requests: Sequence[SolveOptions],
     folder: Path,
     listener: Listener,
-    solved: OnSolved,
+    solved: Callable[[int, Path, str], None],
 ) -> None:
     """Solve the cells on a cluster. Each is on file as soon as it is done; `solved` gets them in their order."""
     from promptrl_plugin.evaluation.cluster_jobs import read_files, solve_cell, write_files
@@ -251,16 +251,16 @@ def _solve_there(
         s = request.strategy
         begun = read_files(folder, f"*/*_{s.strategy}_b{s.budget}_*_s{s.seed}_*.jsonl")
         jobs.append((request, begun, read_files(s.policy) if s.policy is not None else {}))
-    waiting, turn = dict[int, Path](), 0
+    waiting, turn = dict[int, tuple[Path, str]](), 0
 
-    def done(i: int, result: tuple[str, dict[str, bytes]]) -> None:
+    def done(i: int, result: tuple[str, str, dict[str, bytes]]) -> None:
         nonlocal turn
-        name, files = result
+        name, model, files = result
         write_files(folder, files, last=[name])
-        waiting[i] = folder / name
+        waiting[i] = folder / name, model
         listener.sample()
         while turn in waiting:
-            solved(turn, waiting.pop(turn))
+            solved(turn, *waiting.pop(turn))
             turn += 1
 
     listener.begin("cells", 0, len(jobs), folder)
@@ -284,16 +284,15 @@ def _keep(
     outcomes: Sequence[Outcome],
     samples: Path,
     policies: Mapping[str, str],
-    model: str | None,
+    model: str,
 ) -> None:
     """Add one cell to the results, so that a matrix under way can be reported."""
     known = _known(folder)
-    models = {name: of for name, of in known["models"].items() if name != cell.name}
     results = {
         "suite_version": suite_version,
         "samples": known["samples"] | {cell.name: samples.relative_to(folder).as_posix()},
         "policies": known["policies"] | {row: path for row, path in policies.items() if row == cell.row},
-        "models": models | ({cell.name: model} if model is not None else {}),
+        "models": known["models"] | {cell.name: model},
         "cells": known["cells"] | {cell.name: [asdict(o) for o in outcomes]},
     }
     write_json(folder / RESULTS, results)

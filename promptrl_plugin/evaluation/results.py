@@ -38,7 +38,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     ``suite_version``; ``cells``: rows of `Outcome` by cell name; ``samples``: the cells' samples files, relative
     to `folder` (missing where an earlier version wrote them); ``policies``: those of the rows in `Matrix.paths`;
     ``models``: `Backbone.fingerprint` by cell name, which tells the type that ``--dtype auto`` came to (missing
-    where a cluster or an earlier version wrote the cell).
+    where an earlier version wrote the cell).
 
     Raises:
         ConfigError: There is none, or it is damaged.

@@ -46,8 +46,13 @@ Opened = tuple[SolveOptions, Strategy, str]
 """What is asked for, its strategy, and the hash of its policy."""
 
 
-def run(options: SolveOptions, listener: Listener) -> Path:
+def run(options: SolveOptions, listener: Listener, on_open: Callable[[Backbone], object] | None = None) -> Path:
     """Load the suite and the model, solve every owed task, return the samples file.
+
+    Args:
+        options: What is asked for.
+        listener: Follows it.
+        on_open: Called with the model.
 
     Raises:
         UserError: Unknown names, missing data or model, no fitting policy, a leaking split, …
@@ -64,6 +69,8 @@ def run(options: SolveOptions, listener: Listener) -> Path:
         cache = stack.enter_context(Cache())
         backbone = open_backbone(options.backbone, cache)
         stack.callback(backbone.close)
+        if on_open is not None:
+            on_open(backbone)
         solve = solve_crossfit if options.strategy.split else solve_suite
         return solve(options, suite, backbone, listener)
 
