@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from promptrl_plugin.backbones.loading import DTYPES
 from promptrl_plugin.config import LEARNED, SEEDLESS
 from promptrl_plugin.errors import ConfigError, EntryError, UnknownNameError
 from promptrl_plugin.evaluation.compare import Cell, Matrix
@@ -55,7 +56,8 @@ def open_comparison(folder: Path, chosen: Sequence[str] = ()) -> Comparison:
 
     Raises:
         ConfigError: It is no comparison, is not finished, or is of another version of the suite.
-        EntryError: Hidden tests guided a row, a row is cross-fitted, or the suite is one that trains.
+        EntryError: Hidden tests guided a row, a row is cross-fitted, the suite is one that trains, or different
+            models wrote the rows.
         UnknownNameError: A row is not in the comparison.
         DataError: The suite is not at hand.
     """
@@ -74,7 +76,9 @@ def open_comparison(folder: Path, chosen: Sequence[str] = ()) -> Comparison:
     try:
         matrix = Matrix(
             config["suite"],
-            BackboneOptions(**config["backbone"]),
+            _typed(
+                BackboneOptions(**config["backbone"]), {raw["models"].get(c) for r in rows for c in _cells(r, rows[r])}
+            ),
             tuple(rows),
             (),
             config["budget"],
@@ -92,6 +96,26 @@ def open_comparison(folder: Path, chosen: Sequence[str] = ()) -> Comparison:
         versions=_versions(run),
     )
     return found
+
+
+def _typed(backbone: BackboneOptions, models: Collection[str | None]) -> BackboneOptions:
+    """The options with the type that ``--dtype auto`` came to, if the results tell it.
+
+    Args:
+        backbone: What was asked for.
+        models: `Backbone.fingerprint` of each cell's model, None where it is not known.
+
+    Raises:
+        EntryError: They are different ones.
+    """
+    known = sorted(model for model in models if model is not None)
+    if len(known) > 1:
+        raise EntryError(
+            f"different models wrote the rows ({', '.join(known)}); choose those of one with --row, or run "
+            "`promptrl compare --dtype` with the type in another folder"
+        )
+    kind = known[0].rpartition("/")[2] if known and None not in models else ""
+    return replace(backbone, dtype=kind) if backbone.dtype == "auto" and kind in DTYPES else backbone
 
 
 def _cells(row: str, seeds: Seeds) -> list[str]:

@@ -133,6 +133,24 @@ def test_a_comparison_under_way_is_refused_and_its_finished_rows_are_not(compare
         open_comparison(compare, ["best-of-n"])
 
 
+def test_an_entry_names_the_type_that_auto_came_to_and_is_of_one_model(compare: Path):
+    def dtype(asked: str, models: dict[str, str]) -> str:
+        edit(compare / "config.json", {"backbone": BACKBONE | {"dtype": asked}})
+        edit(compare / "results.json", {"models": models})
+        return open_comparison(compare, ["direct", "best-of-k"]).matrix.backbone.dtype
+
+    cells = ("direct-s0", "best-of-k-s0", "best-of-k-s1")
+    assert dtype("auto", dict.fromkeys(cells, "coder@abc/float32")) == "float32"
+    assert dtype("bfloat16", dict.fromkeys(cells, "coder@abc/bfloat16")) == "bfloat16"
+    assert dtype("auto", dict.fromkeys(cells[:2], "coder@abc/float32")) == "auto", "one is not known"
+    assert dtype("auto", dict.fromkeys(cells, "a server's/model")) == "auto"
+    two = dict.fromkeys(cells, "coder@abc/float32") | {"best-of-k-s1": "coder@abc/bfloat16"}
+    with pytest.raises(EntryError, match=r"\(coder@abc/bfloat16, coder@abc/float32\); choose those of one with --row"):
+        dtype("auto", two)
+    unchosen = dict.fromkeys(cells, "coder@abc/int8") | {"best-fixed-s0": "coder@abc/float32"}
+    assert dtype("auto", unchosen) == "int8", "a row that is not chosen does not count"
+
+
 def test_a_comparison_of_a_part_of_the_suite_or_of_another_version_is_refused(compare: Path):
     results = json.loads((compare / "results.json").read_text())
     part = {cell: rows[:20] for cell, rows in results["cells"].items()}
