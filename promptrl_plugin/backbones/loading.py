@@ -15,7 +15,17 @@ from typing import Any
 
 from promptrl_plugin.errors import BackboneError
 
-__all__ = ["DTYPES", "Source", "load_model", "load_tokenizer", "locate", "pick_device", "pick_dtype", "quiet"]
+__all__ = [
+    "DTYPES",
+    "Source",
+    "dtype_in",
+    "load_model",
+    "load_tokenizer",
+    "locate",
+    "pick_device",
+    "pick_dtype",
+    "quiet",
+]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 
@@ -41,6 +51,12 @@ class Source:
     path: str
     name: str
     identity: str
+
+
+def dtype_in(fingerprint: str) -> str:
+    """The type at the end of the fingerprint of a model that ran in this process; ``""`` of any other."""
+    kind = fingerprint.rpartition("/")[2]
+    return kind if kind in DTYPES else ""
 
 
 def locate(model: str | Path) -> Source:

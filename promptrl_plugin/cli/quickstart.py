@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from promptrl_plugin.cli.console import console
-from promptrl_plugin.cli.training import run_training
+from promptrl_plugin.cli.training_runs import run_training
 from promptrl_plugin.config import DEFAULT_BACKBONE, EnvConfig, PPOConfig, TrainConfig, WarmStartConfig
 from promptrl_plugin.errors import HarnessError
 

@@ -25,7 +25,8 @@ from promptrl_plugin.cli.evaluate import (
     seed_numbers,
 )
 from promptrl_plugin.cli.report import report
-from promptrl_plugin.cli.training import learner_names, like_run, run_trainings, under
+from promptrl_plugin.cli.training import learner_names, like_run, under
+from promptrl_plugin.cli.training_runs import run_trainings
 from promptrl_plugin.config import DEFAULT_SUITE, LEARNED, PROTOCOLS, TrainConfig, load, recipes
 from promptrl_plugin.errors import ConfigError
 

@@ -42,8 +42,8 @@ _BARE_BATCH_SIZE = 16
 #: Options of a strategy that cannot be given in this harness, and what does it instead.
 _ELSEWHERE = {
     "strategy": "the task's name says it, e.g. --tasks mbpp_plus_gepa",
-    "split": "evalplus.evaluate --split and promptrl compare --split cross-fit",
-    "config": "evalplus.evaluate --split and promptrl compare --split cross-fit, and take it",
+    "split": "to cross-fit, use evalplus.evaluate --split or promptrl compare --split",
+    "config": "it says how --split trains, which evalplus.evaluate and promptrl compare take",
 }
 #: Options that the harness's user gives in ``--metadata`` or the environment.
 _OPTIONS = tuple(k for k in STRATEGY_FLAGS if k not in _ELSEWHERE)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from promptrl_plugin.backbones.loading import DTYPES
+from promptrl_plugin.backbones.loading import dtype_in
 from promptrl_plugin.config import LEARNED, SEEDLESS
 from promptrl_plugin.errors import ConfigError, EntryError, UnknownNameError
 from promptrl_plugin.evaluation.compare import Cell, Matrix
@@ -114,8 +114,8 @@ def _typed(backbone: BackboneOptions, models: Collection[str | None]) -> Backbon
             f"different models wrote the rows ({', '.join(known)}); choose those of one with --row, or run "
             "`promptrl compare --dtype` with the type in another folder"
         )
-    kind = known[0].rpartition("/")[2] if known and None not in models else ""
-    return replace(backbone, dtype=kind) if backbone.dtype == "auto" and kind in DTYPES else backbone
+    kind = dtype_in(known[0]) if known and None not in models else ""
+    return replace(backbone, dtype=kind) if backbone.dtype == "auto" and kind else backbone
 
 
 def _cells(row: str, seeds: Seeds) -> list[str]:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from promptrl_plugin.cli import main as cli
-from promptrl_plugin.cli import training
+from promptrl_plugin.cli import training, training_runs
 from promptrl_plugin.cli.compare import parse_policies
 from promptrl_plugin.cli.training import _of_one_run
+from promptrl_plugin.cli.training_runs import run_training
 from promptrl_plugin.config import RewardConfig, TrainConfig
 from promptrl_plugin.errors import ConfigError, UnknownNameError
 from promptrl_plugin.storage.runs import RunFolder
@@ -204,7 +205,7 @@ def test_a_damaged_run_is_nothing_to_be_like(
 
 def test_an_unknown_learner_is_refused_before_anything_is_written(tmp_path: Path):
     with pytest.raises(UnknownNameError, match="best-fixed"):
-        training.run_training(replace(TrainConfig(), learner="best-fix"), tmp_path / "run", resume=False)
+        run_training(replace(TrainConfig(), learner="best-fix"), tmp_path / "run", resume=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -234,10 +235,10 @@ def test_a_resumed_run_says_which_options_it_does_not_take(tmp_path: Path, capsy
     config = TrainConfig(suite="starter-train", seed=3)
     RunFolder.create(tmp_path / "run", config)
     other = replace(config, seed=5, env=replace(config.env, budget=2))
-    resolved, begun, _ = training._checked(other, tmp_path / "run", resume=True)
+    resolved, begun, _ = training_runs._checked(other, tmp_path / "run", resume=True)
     assert (resolved, begun) == (config, True)
     said = capsys.readouterr()
     assert "these would differ: seed, env.budget" in (said.out + said.err)
-    training._checked(config, tmp_path / "run", resume=True)
+    training_runs._checked(config, tmp_path / "run", resume=True)
     said = capsys.readouterr()
     assert "differ" not in said.out + said.err
