@@ -7,6 +7,10 @@ ended, is fed along with them (Saxena 2023, "Prompt Lookup Decoding"; Leviathan,
 Programs of one task resemble each other, and a completion that turns in circles is drafted at full length. The
 draws of a sampled completion are known beforehand (`sampling.uniforms`), so its tokens can be compared as greedy
 ones are: what is written changes no more than by the other contents of a batch, so by rounding alone.
+
+A pass over many sequences takes as long as its tokens do, so drafts spare no time there; but whoever waits for a batch
+waits for its longest completions, so those are drafted all the same: they end sooner, at the price of the drafts that
+are dropped.
 """
 
 from __future__ import annotations
@@ -25,6 +29,15 @@ ORDERS = (6, 3)
 _DEEPEST = 8
 """Places of a draft whose hits are counted apart; what lies deeper counts as the last."""
 
+_STRAGGLERS = 4
+"""Sequences that are drafted beside more than `slack` others, the longest; every draft attends in a call of its own."""
+
+_LONG = 128
+"""Tokens that a sequence has written when it counts as one of those."""
+
+_LIKELY = 0.3
+"""How likely all of a draft must be there."""
+
 _PRIOR = (4.0, 8.0)
 """Hits and trials that every place begins with."""
 
@@ -41,11 +54,17 @@ class Text:
 
     Attributes:
         tokens: Prompt and what was generated so far.
+        prompt: How many of them are the prompt's.
     """
 
     tokens: list[int]
+    prompt: int = 0
     _seen: dict[tuple[int, ...], int] = field(default_factory=dict)
     _noted: int = 0
+
+    @property
+    def written(self) -> int:
+        return len(self.tokens) - self.prompt
 
     def find(self, key: tuple[int, ...]) -> int | None:
         """The position after the latest earlier occurrence of `key`, its last tokens."""
@@ -64,7 +83,7 @@ class DraftBook:
     Args:
         slack: Tokens that a pass computes in the time in which it reads the weights: with ``n`` of them it takes
             as long as ``slack + n`` would without. A draft grows as long as the expected tokens a unit of time do.
-            Nothing is drafted for more sequences than `slack`, whose drafts would attend one by one; 0 is none at all.
+            Of more sequences than `slack` only a few are drafted, those that have run longest; 0 drafts none at all.
         capacity: Tokens of ended completions that are remembered, a power of two; the oldest are overwritten.
     """
 
@@ -101,11 +120,20 @@ class DraftBook:
         Returns:
             For each the order that was found (0 for none) and the draft, which may be empty.
         """
-        if not texts or len(texts) > self.slack:
+        if not texts or not self.slack:
             return [(0, [])] * len(texts)
-        found = [self._look_up(text, room) for text, room in zip(texts, rooms, strict=True)]
-        counts = [0] * len(texts)
-        expected, cost = float(len(texts)), float(self.slack + len(texts))
+        crowded = len(texts) > self.slack
+        asked = _stragglers(texts) if crowded else range(len(texts))
+        found: list[tuple[int, list[int]]] = [(0, [])] * len(texts)
+        for i in asked:
+            found[i] = self._look_up(texts[i], rooms[i])
+        counts = [self._likely(*f) for f in found] if crowded else self._paying(found)
+        return [(order, draft[:n]) for (order, draft), n in zip(found, counts, strict=True)]
+
+    def _paying(self, found: Sequence[tuple[int, list[int]]]) -> list[int]:
+        """How many tokens of each draft raise the expected tokens a unit of time."""
+        counts = [0] * len(found)
+        expected, cost = float(len(found)), float(self.slack + len(found))
         waiting = [(-self._chance(order, 0), i) for i, (order, draft) in enumerate(found) if draft]
         heapq.heapify(waiting)
         while waiting and -waiting[0][0] * cost > expected:
@@ -117,7 +145,14 @@ class DraftBook:
                 heapq.heapreplace(waiting, (-chance * self._chance(order, counts[i]), i))
             else:
                 heapq.heappop(waiting)
-        return [(order, draft[:n]) for (order, draft), n in zip(found, counts, strict=True)]
+        return counts
+
+    def _likely(self, order: int, draft: Sequence[int]) -> int:
+        """How many tokens of a draft are likely to be chosen, all of them."""
+        chance, count = 1.0, 0
+        while count < len(draft) and (chance := chance * self._chance(order, count)) >= _LIKELY:
+            count += 1
+        return count
 
     def learn(self, order: int, drafted: int, right: int) -> None:
         """Tell how many of the tokens of a draft, from its first on, were chosen."""
@@ -141,7 +176,8 @@ class DraftBook:
             key = tuple(text.tokens[-order:])
             at = text.find(key)
             if at is not None:
-                return order, text.tokens[at : at + most]
+                period = len(text.tokens) - at
+                return order, [text.tokens[at + i % period] for i in range(most)]
             draft = self._from_history(order, key, most)
             if draft:
                 return order, draft
@@ -159,3 +195,9 @@ class DraftBook:
         for token in key:
             mixed = ((mixed ^ token) * _MULTIPLIER) & 0xFFFFFFFFFFFFFFFF
         return mixed >> (64 - (len(self._history).bit_length() - 1))
+
+
+def _stragglers(texts: Sequence[Text]) -> list[int]:
+    """Which sequences have run longest, and long."""
+    longest = heapq.nlargest(_STRAGGLERS, range(len(texts)), key=lambda i: texts[i].written)
+    return [i for i in longest if texts[i].written >= _LONG]

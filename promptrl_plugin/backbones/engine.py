@@ -5,7 +5,7 @@ the place of those that finished. What a prompt shares with a sequence whose key
 slot (a running one, one that ended, one of an earlier call, or a neighbour in the same pass) is copied and
 not computed: the system prompt, the instruction and few-shot examples are read once, and so are all but the
 last token of a prompt that is sampled several times. While few sequences run, drafts of their next tokens
-fill the pass (speculative decoding, `drafts`).
+fill the pass, and the longest are drafted always (speculative decoding, `drafts`).
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ class PackedEngine:
             job = waiting.popleft()
             at = len(self._rows)
             start = self._place(job.tokens, at, copies)
-            self._rows.append(Row(job, start, text=Text(job.tokens.tolist())))
+            self._rows.append(Row(job, start, text=Text(job.tokens.tolist(), len(job.tokens))))
             count = len(job.tokens) - start
             segments.append(kv_cache.Segment(at, running + new_tokens, start, count))
             new_tokens += count

@@ -66,7 +66,32 @@ def test_room_and_slack_bound_the_draft() -> None:
         assert len(DraftBook(1000).draft([text], [room])[0][1]) <= room
     assert DraftBook(0).draft([text], [100]) == [(0, [])]
     for slack in (1, 12):
-        assert DraftBook(slack).draft([text] * (slack + 1), [100] * (slack + 1))[0] == (0, [])
+        short = Text(text.tokens, len(text.tokens) - 50)
+        assert DraftBook(slack).draft([short] * (slack + 1), [100] * (slack + 1)) == [(0, [])] * (slack + 1)
+
+
+def test_beside_many_sequences_the_longest_are_drafted_while_it_is_likely_to_come_true() -> None:
+    once = sequence(8, 200)
+    rows = [Text([*once, *once[: 10 + n]], 20) for n in range(20)]
+    short = [Text([*once, *once[:10]], 150) for _ in range(20)]
+    book = DraftBook(4)
+    drafts = book.draft([*short, *rows], [100] * 40)
+    assert [i for i, (_, draft) in enumerate(drafts) if draft] == [36, 37, 38, 39]
+    assert drafts[39] == (6, once[29:30]), "half of the first ones come true, as far as is known"
+    for _ in range(100):
+        book.learn(6, 10, 10)
+    assert book.draft([*short, *rows], [100] * 40)[39] == (6, once[29:34])
+    assert book.draft([*short, *rows], [2] * 40)[39] == (6, once[29:31])
+    for _ in range(1000):
+        book.learn(6, 10, 0)
+    assert not any(draft for _, draft in book.draft([*short, *rows], [100] * 40))
+
+
+def test_a_text_that_turns_in_circles_is_drafted_round_and_round() -> None:
+    book, circle = DraftBook(12), sequence(9, 4)
+    for _ in range(100):
+        book.learn(6, 10, 10)
+    assert book.draft([Text(circle * 5)], [10]) == [(6, (circle * 3)[:10])]
 
 
 def test_drafts_that_come_true_are_made_longer_and_those_that_do_not_shorter() -> None:
@@ -88,7 +113,7 @@ def test_more_sequences_are_given_shorter_drafts() -> None:
     once = sequence(7, 200)
     counts = []
     for rows in (1, 4, 8, 12, 13):
-        texts = [Text([*once, *once[:10]]) for _ in range(rows)]
+        texts = [Text([*once, *once[:10]], prompt=200) for _ in range(rows)]
         counts.append(sum(len(g) for _, g in DraftBook(12).draft(texts, [100] * rows)) / rows)
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > counts[2] > counts[-1] == 0

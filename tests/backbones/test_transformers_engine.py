@@ -12,7 +12,7 @@ import torch
 import transformers
 from tiny_models import save_causal
 
-from promptrl_plugin.backbones import engine
+from promptrl_plugin.backbones import drafts, engine
 from promptrl_plugin.backbones.engine import PackedEngine
 from promptrl_plugin.backbones.seq2seq import StaticEngine
 from promptrl_plugin.backbones.transformers import TransformersBackbone
@@ -247,6 +247,12 @@ def test_drafts_change_nothing_but_the_number_of_passes(
     drafted.clear()
     assert drafting.generate(requests) == wanted
     assert len(drafted) < 0.6 * passes, "the second time all of it was written before"
+    monkeypatch.setattr(drafts, "_LONG", 10)
+    crowded = TransformersBackbone(folder, dtype="float32", rows=5, slack=3)
+    crowded.generate(requests)
+    drafted.clear()
+    assert crowded.generate(requests) == wanted
+    assert sum(drafted) > 0, "more sequences than slack"
 
 
 def test_what_was_written_before_is_drafted(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
