@@ -10,7 +10,6 @@ fill the pass, and the longest are drafted always (speculative decoding, `drafts
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,7 +20,7 @@ import torch
 
 from promptrl_plugin.backbones import kv_cache
 from promptrl_plugin.backbones.drafts import DraftBook, Text
-from promptrl_plugin.backbones.jobs import Job, OnFinish, Row, Tokens
+from promptrl_plugin.backbones.jobs import Job, OnFinish, Queue, Row, Tokens
 from promptrl_plugin.backbones.sampling import choose
 from promptrl_plugin.backbones.stopping import StopRule
 from promptrl_plugin.records import Decoding
@@ -105,7 +104,10 @@ class PackedEngine:
         engine._reserve(max(map(len, prompts)))
         decoding = Decoding(max_new_tokens=1)
         jobs = [Job(p[:-1], decoding, StopRule(None, frozenset(), ()), np.empty(0)) for p in prompts]
-        segments, copies = engine._admit(deque(jobs))
+        waiting = Queue()
+        for job in jobs:
+            waiting.add([job])  # each its own call, so that they come in this order
+        segments, copies = engine._admit(waiting)
         first = engine._forward(0, segments, copies)
         for row, prompt in zip(engine._rows, prompts, strict=True):
             row.length, row.tokens = len(prompt) - 1, [int(prompt[-1])]
@@ -125,14 +127,13 @@ class PackedEngine:
                 has none then, that is the end.
             on_finish: Called as each job ends.
         """
-        waiting: deque[Job] = deque()
+        waiting = Queue()
         try:
             with torch.inference_mode():
                 while True:
                     idle = not waiting and not self._rows
-                    if new := more(idle):
-                        waiting = deque(sorted([*waiting, *new], key=lambda j: j.tokens.tolist()))
-                    elif idle:
+                    waiting.add(more(idle))
+                    if idle and not waiting:
                         return
                     if not self._rows:
                         self._reserve(max(map(_room, waiting)))
@@ -145,7 +146,7 @@ class PackedEngine:
         """Forget all sequences and free their memory."""
         self._rows, self._slots, self._cache = [], [], None
 
-    def _advance(self, waiting: deque[Job], on_finish: OnFinish) -> None:
+    def _advance(self, waiting: Queue, on_finish: OnFinish) -> None:
         """One pass: admit, forward, choose, and let go what has ended."""
         self._passes += 1
         if self._passes % _SORT_EVERY == 0:
@@ -207,16 +208,16 @@ class PackedEngine:
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return int(2 * config.num_hidden_layers * heads * width * self._model.dtype.itemsize)
 
-    def _admit(self, waiting: deque[Job]) -> tuple[tuple[kv_cache.Segment, ...], tuple[kv_cache.Copy, ...]]:
+    def _admit(self, waiting: Queue) -> tuple[tuple[kv_cache.Segment, ...], tuple[kv_cache.Copy, ...]]:
         """Give waiting jobs the free slots, until the pass is full."""
         segments: list[kv_cache.Segment] = []
         copies: list[kv_cache.Copy] = []
         limit = min(self._max_rows, len(self._slots))
         running, new_tokens = len(self._rows), 0
         while waiting and len(self._rows) < limit and (not segments or new_tokens < self._pass_tokens):
-            if self._cache is not None and _room(waiting[0]) > self._cache.length:
+            if self._cache is not None and _room(waiting.first()) > self._cache.length:
                 break  # longer slots are made once all rows have ended
-            job = waiting.popleft()
+            job = waiting.pop()
             at = len(self._rows)
             start = self._place(job.tokens, at, copies)
             self._rows.append(Row(job, start, text=Text(job.tokens.tolist(), len(job.tokens))))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from promptrl_plugin.backbones.drafts import Text
 from promptrl_plugin.backbones.stopping import Ending, StopRule
 from promptrl_plugin.records import Decoding
 
-__all__ = ["Engine", "Job", "OnFinish", "Row", "Tokens"]
+__all__ = ["Engine", "Job", "OnFinish", "Queue", "Row", "Tokens"]
 
 Tokens = npt.NDArray[np.int64]
 
@@ -33,6 +34,41 @@ class Job:
     decoding: Decoding
     stop: StopRule
     draws: npt.NDArray[np.float64]
+
+
+class Queue:
+    """Jobs that wait, by the call that they came with.
+
+    The call with the fewest left is served first: who asks for little waits for all of it before it can ask again,
+    and would otherwise wait behind everything that others asked for at once. Within a call jobs are in token order,
+    so that neighbours share most of their prompts.
+    """
+
+    def __init__(self) -> None:
+        self._calls: list[deque[Job]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._calls)
+
+    def __iter__(self) -> Iterator[Job]:
+        return (job for call in self._calls for job in call)
+
+    def add(self, jobs: Sequence[Job]) -> None:
+        """Take in the jobs of one call."""
+        if jobs:
+            self._calls.append(deque(sorted(jobs, key=lambda j: j.tokens.tolist())))
+            self._calls.sort(key=len)
+
+    def first(self) -> Job:
+        """What `pop` takes."""
+        return self._calls[0][0]
+
+    def pop(self) -> Job:
+        """Take out the next job. No other call has fewer left then, so the order of calls stays."""
+        job = self._calls[0].popleft()
+        if not self._calls[0]:
+            del self._calls[0]
+        return job
 
 
 OnFinish = Callable[[Job, Ending, int], None]
