@@ -212,7 +212,7 @@ class TrainConfig:
     validation_fraction: float = 0.15  #: of the train tasks, held out for checkpoint selection
     validate_every: int = 4  #: rollouts between validations
     generated_tests: bool = False  #: where a task has no plus test, also reward what its reference returns on probes
-    survey: int = 0  #: before PPO, draws of every operator from every train task's own prompt, for `PPOConfig.replays`
+    survey: int = 0  #: before PPO or LinUCB, draws of every operator from every train task's own prompt
     variants: int = 2  #: distinct sampling seeds that repeated episodes on one task cycle through
     operator_kinds: tuple[str, ...] = ("direct", "lexical", "semantic")
     operators: tuple[str, ...] = ()  #: only these of the operators of those kinds (none named: all of them)

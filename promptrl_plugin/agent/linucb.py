@@ -9,8 +9,9 @@ With ``x`` an observation followed by a constant 1, each action ``a`` has
 over the allowed actions. Steps come in batches of as many as there are environments: within a batch each
 choice narrows the confidence bounds of the next ones at once, the means wait for the rewards (Desautels et al.
 2014, "Parallelizing exploration–exploitation tradeoffs in Gaussian process bandit optimization", GP-BUCB).
-Observations are taken as they are: their features are of order one, and a sum of outer products cannot follow
-a normaliser that moves.
+Where PPO begins with a survey of the operators (`TrainConfig.survey`), so does the bandit: it learns from each of its
+steps, and its own episodes meet them again for nothing. Observations are taken as they are: their features are of order
+one, and a sum of outer products cannot follow a normaliser that moves.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from promptrl_plugin.agent.progress import (
     finish,
     random_choice,
 )
+from promptrl_plugin.agent.survey import survey
 from promptrl_plugin.agent.tensorfile import load_tree, save_tree
 from promptrl_plugin.config import LinUCBConfig
 from promptrl_plugin.env.vector_env import VectorPromptEnv
@@ -88,12 +90,21 @@ class LinUCB:
         means = contexts @ self.theta.T
         actions = np.empty(len(contexts), dtype=np.int64)
         for i, (x, mean, mask) in enumerate(zip(contexts, means, masks, strict=True)):
-            directions = self.inverse @ x
-            widths = np.sqrt(np.maximum(directions @ x, 0.0))
-            a = actions[i] = np.where(mask, mean + self.config.alpha * widths, -np.inf).argmax()
-            # Sherman–Morrison: (A + x xᵀ)⁻¹
-            self.inverse[a] -= np.outer(directions[a], directions[a]) / (1.0 + directions[a] @ x)
+            widths = np.sqrt(np.maximum(self.inverse @ x @ x, 0.0))
+            actions[i] = np.where(mask, mean + self.config.alpha * widths, -np.inf).argmax()
+            self._count(actions[i], x)
         return actions
+
+    def learn(self, observations: Observations, actions: npt.NDArray[np.int64], rewards: Floats) -> None:
+        """Steps that somebody else chose, and what they were worth, each ``[n]``."""
+        for x, a in zip(_with_constant(observations), actions, strict=True):
+            self._count(a, x)
+        self.reward(observations, actions, rewards)
+
+    def _count(self, action: np.int64, x: Floats) -> None:
+        """Take one context into ``A_a⁻¹`` (Sherman–Morrison)."""
+        direction = self.inverse[action] @ x
+        self.inverse[action] -= np.outer(direction, direction) / (1.0 + direction @ x)
 
     def reward(self, observations: Observations, actions: npt.NDArray[np.int64], rewards: Floats) -> None:
         """What the chosen actions were worth, each ``[n]``."""
@@ -129,6 +140,7 @@ def train_linucb(parts: TrainingParts, run: RunFolder, listener: TrainListener) 
         listener.stage("random choice on the validation tasks")
         quota = Quota(parts, listener)
         log.write({"steps": 0.0} | random_choice(parts))
+        survey(parts, listener, agent.learn)
         listener.stage("train", quota.limit)
         observations, _ = env.reset(seed=config.seed)
         rollouts, over = 0, False

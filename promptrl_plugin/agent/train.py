@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from promptrl_plugin.agent.best_fixed import train_best_fixed
 from promptrl_plugin.agent.gepa import train_gepa
@@ -23,9 +23,9 @@ from promptrl_plugin.agent.progress import (
     finish,
     random_choice,
 )
+from promptrl_plugin.agent.survey import survey
 from promptrl_plugin.agent.tensorfile import load_tree, save_tree
 from promptrl_plugin.agent.warm_start import clone
-from promptrl_plugin.env.rollout import RewardedEpisode, Rollout
 from promptrl_plugin.env.vector_env import VectorPromptEnv
 from promptrl_plugin.errors import UnknownNameError
 from promptrl_plugin.storage.runs import RunFolder
@@ -119,36 +119,6 @@ def train_ppo(parts: TrainingParts, run: RunFolder, listener: TrainListener, *, 
         agent.learn()
     policy = best_policy(run)
     return finish(parts, run, policy.spec(), policy.tensors(), best.solved)
-
-
-def survey(parts: TrainingParts, listener: TrainListener) -> None:
-    """Generate what every operator makes of every train task's own prompt, `TrainConfig.survey` times.
-
-    Replays then begin with all of it in memory: an episode of any first operators, with *reset* between them,
-    needs no new generation.
-    """
-    rollout, draws = parts.rollout, parts.config.survey
-    actions = [a for a in rollout.context.table.actions if a.operator.generates]
-    reset = rollout.context.table.names.index("reset")
-    if not draws:
-        return
-    listener.stage("survey of the operators", draws * len(actions) * len(rollout.tasks))
-    moves = [(rollout.start(i), action.index) for action in actions for i in range(len(rollout.tasks))]
-    for _ in range(draws):
-        # All at once, for no operator to wait for the slowest program of the one before.
-        taken = _take(rollout, moves, lambda: listener.advance(1))
-        listener.advance(len(moves) - taken)
-        _take(rollout, [(e, reset) for e, _ in moves])
-
-
-def _take(
-    rollout: Rollout, moves: Sequence[tuple[RewardedEpisode, int]], on_done: Callable[[], None] | None = None
-) -> int:
-    """Take each action that may be taken; returns how many."""
-    allowed = [(e, action) for e, action in moves if not e.episode.done and e.episode.mask()[action]]
-    if allowed:
-        rollout.step(allowed, on_done)
-    return len(allowed)
 
 
 def _warm_start(agent: PPO, env: VectorPromptEnv, parts: TrainingParts, listener: TrainListener) -> dict[str, float]:

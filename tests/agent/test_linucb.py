@@ -30,6 +30,19 @@ def test_theta_is_the_ridge_regression_of_each_actions_rewards() -> None:
     assert agent.num_timesteps == 48
 
 
+def test_steps_of_somebody_else_are_learned_from_as_its_own_are() -> None:
+    rng = np.random.default_rng(3)
+    one, other = LinUCB(3, 2, LinUCBConfig()), LinUCB(3, 2, LinUCBConfig())
+    for _ in range(5):
+        observations, rewards = rng.normal(size=(4, 3)).astype(np.float32), rng.normal(size=4)
+        actions = one.choose(observations, all_allowed(4, 2))
+        one.reward(observations, actions, rewards)
+        other.learn(observations, actions, rewards)
+    np.testing.assert_array_equal(one.theta, other.theta)
+    np.testing.assert_array_equal(one.inverse, other.inverse)
+    assert one.num_timesteps == other.num_timesteps == 20
+
+
 def test_the_choice_is_the_highest_upper_confidence_bound() -> None:
     agent = LinUCB(1, 2, LinUCBConfig(alpha=2.0, ridge=1.0))
     observation = np.array([[1.0]], dtype=np.float32)

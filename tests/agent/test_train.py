@@ -19,7 +19,8 @@ from promptrl_plugin.agent import setup as episode_setup
 from promptrl_plugin.agent import side_by_side
 from promptrl_plugin.agent.bundle import PolicyBundle
 from promptrl_plugin.agent.setup import EpisodeSetup
-from promptrl_plugin.agent.train import survey, train
+from promptrl_plugin.agent.survey import survey
+from promptrl_plugin.agent.train import train
 from promptrl_plugin.backbones.caching import CachingBackbone
 from promptrl_plugin.backbones.scripted import ScriptedBackbone
 from promptrl_plugin.checking.judge import IsolatedJudge
@@ -246,13 +247,24 @@ def test_a_survey_generates_what_every_operator_makes_of_the_tasks_own_prompt(
     try:
         survey(parts, Silent())
         recall, table = parts.recall(), parts.setup.table
+        taken = []
         for index in range(len(parts.rollout.tasks)):
             e = parts.rollout.start(index)
             generating = {a.index for a in table.actions if a.operator.generates and e.episode.mask()[a.index]}
             assert set(np.flatnonzero(recall.mask(e.episode))) == generating
+            taken += generating
         made = len(scripted.requests)
-        survey(parts, Silent())
+        told: list[tuple[np.ndarray, ...]] = []
+        survey(parts, Silent(), lambda *draw: told.append(draw))
         assert len(scripted.requests) == made
+        start = parts.setup.layout.observe(parts.rollout.start(0).episode)
+        (observations, actions, rewards), (later, _, gained) = told
+        assert (observations[actions == actions[0]][0] == start).all()
+        assert (later[0] != start).any(), "a generation was spent"
+        assert sorted(actions) == sorted(taken)
+        assert len(observations) == len(rewards) == len(taken)
+        assert rewards.max() > 0.5
+        assert gained.max() < rewards.max(), "what is solved already gains nothing"
     finally:
         parts.close()
 
