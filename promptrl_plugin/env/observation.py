@@ -27,6 +27,7 @@ import numpy.typing as npt
 from promptrl_plugin.env.episode import Episode
 from promptrl_plugin.env.selection import clusters, passed
 from promptrl_plugin.errors import ConfigError
+from promptrl_plugin.parsing import retried
 from promptrl_plugin.prompts.action_space import ActionTable
 from promptrl_plugin.prompts.template import text
 from promptrl_plugin.records import FailureKind, Feedback, Task
@@ -138,7 +139,7 @@ def _visible_call(task: Task) -> tuple[list[ast.expr], ast.expr | None] | None:
     """Arguments of the first visible call of the entry point and the value it is compared with."""
     for source in task.visible.asserts:
         try:
-            statement = ast.parse(source).body[0]
+            statement = _parse(source).body[0]
         except SyntaxError:
             continue
         test = statement.test if isinstance(statement, ast.Assert) else None
@@ -170,7 +171,7 @@ def _code_features(episode: Episode) -> list[float]:
         return [0.0] * len(_CODE)
     program = episode.attempts[-1].program
     try:
-        nodes = list(ast.walk(ast.parse(program))) if program.strip() else []
+        nodes = list(ast.walk(_parse(program))) if program.strip() else []
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         nodes = []
     branches = sum(isinstance(n, ast.If | ast.IfExp | ast.BoolOp | ast.Try | ast.comprehension) for n in nodes)
@@ -204,3 +205,7 @@ def _agreement_features(episode: Episode) -> list[float]:
     passing = sum(map(passed, episode.attempts)) / max(1, episode.budget)
     sizes = clusters(a.outcomes for a in episode.attempts)
     return [passing, max(sizes.values(), default=0) / episode.selector.agreeing]
+
+
+def _parse(source: str) -> ast.Module:
+    return retried(lambda: ast.parse(source))

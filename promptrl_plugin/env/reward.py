@@ -14,6 +14,7 @@ import ast
 from collections.abc import Sequence
 
 from promptrl_plugin.config import RewardConfig
+from promptrl_plugin.parsing import retried
 from promptrl_plugin.records import GroupVerdict, Status
 
 __all__ = ["all_pass", "pass_fraction", "potential", "reward"]
@@ -47,7 +48,7 @@ def _syntax(program: str, entry_point: str) -> tuple[bool, bool]:
     if not program.strip():
         return False, False
     try:
-        tree = ast.parse(program)
+        tree = retried(lambda: ast.parse(program))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False, False
     names = {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}

@@ -9,6 +9,7 @@ import ast
 import re
 import sys
 
+from promptrl_plugin.parsing import retried
 from promptrl_plugin.prompts.contract import UNKNOWN, kind_of, visible_calls
 from promptrl_plugin.records import FailureKind, GroupVerdict, Task
 
@@ -65,7 +66,7 @@ def _type_note(task: Task, detail: str) -> str | None:
 def _kind_of_text(value: str) -> str:
     """What a value's abbreviated repr shows of its type; ``""`` for nothing."""
     try:
-        return kind_of(_without_ellipsis(ast.literal_eval(value.strip())))
+        return kind_of(_without_ellipsis(retried(lambda: ast.literal_eval(value.strip()))))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return _BRACKETS.get(value.strip()[:1], "")
 

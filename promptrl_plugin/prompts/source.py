@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import warnings
 
+from promptrl_plugin.parsing import retried
+
 __all__ = ["parsed"]
 
 
@@ -16,6 +18,6 @@ def parsed(source: str) -> ast.Module | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return ast.parse(source)
+            return retried(lambda: ast.parse(source))
         except (SyntaxError, ValueError, MemoryError, RecursionError):
             return None

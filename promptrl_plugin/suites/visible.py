@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
+from promptrl_plugin.parsing import retried
 from promptrl_plugin.records import AssertGroup
 
 __all__ = ["assert_statements", "call_examples", "called_names", "examples", "imports_for", "parse", "visible_tests"]
@@ -56,7 +57,7 @@ def parse(source: str, mode: Literal["exec", "eval"] = "exec") -> Any:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return ast.parse(source, mode=mode)
+        return retried(lambda: ast.parse(source, mode=mode))
 
 
 def assert_statements(text: str, entry_point: str) -> list[str]:
