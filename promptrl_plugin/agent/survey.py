@@ -24,7 +24,7 @@ def survey(parts: TrainingParts, listener: TrainListener, learn: Learn | None = 
     Args:
         parts: Tasks and backbone.
         listener: Follows it.
-        learn: Told of every draw, where somebody learns from it.
+        learn: Called once a draw, for a learner that takes the steps as its own.
     """
     rollout, draws, layout = parts.rollout, parts.config.survey, parts.setup.layout
     actions = [a for a in rollout.context.table.actions if a.operator.generates]
