@@ -27,7 +27,10 @@ TASKS = HERE / "results" / "qwen2.5-coder-0.5b" / "mbpp-tasks.csv.xz"
 MODELS = ("codet5p-770m", "codellama-7b-instruct", "deepseek-coder-6.7b-instruct")
 SUITES = {"mbpp": 378, "humaneval": 164, "apps": 5000}  #: test tasks
 TRAIN_TASKS = {"mbpp": 251, "humaneval": 251, "apps": 5000}
-STRATEGIES = ("direct", "best-of-k", "random-hybrid", "epic", "reflexion", "best-fixed", "linucb", "gepa", "promptrl")
+STRATEGIES = (
+    "direct", "best-of-k", "greedy-best-of-k", "random-hybrid", "epic", "reflexion", "best-fixed", "linucb", "gepa",
+    "promptrl",
+)  # fmt: skip
 LEARNERS = 4  #: that train: promptrl, and three at as many generations
 
 

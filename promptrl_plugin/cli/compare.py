@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compare", "parse_policies"]
 
-_DEFAULT = "direct,best-of-k,random-hybrid,promptrl"
+_DEFAULT = "direct,best-of-k,greedy-best-of-k,random-hybrid,promptrl"
 
 
 def compare(

@@ -33,7 +33,7 @@ from promptrl_plugin.errors import ConfigError
 __all__ = ["Plan", "Step", "reproduce"]
 
 _LAST = "bundle/manifest.json"  # of a run folder that is finished
-_UNTRAINED = ("direct", "best-of-k", "random-hybrid", "epic", "reflexion")
+_UNTRAINED = ("direct", "best-of-k", "greedy-best-of-k", "random-hybrid", "epic", "reflexion")
 
 
 @dataclass(frozen=True, slots=True)

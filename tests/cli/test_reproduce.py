@@ -123,7 +123,7 @@ def test_everything_is_trained_evaluated_and_reported_and_a_second_call_makes_no
         spent = [r for r in RunFolder.open(Path(f"all/train/promptrl-seed{seed}")).metrics()]
         assert fixed.train_config().generations == int(spent[-1]["generations/distinct"])
     results = load_results(Path("all/compare"))
-    strategies = ("best-of-k", "random-hybrid", "epic", "reflexion", "best-fixed", "promptrl")
+    strategies = ("best-of-k", "greedy-best-of-k", "random-hybrid", "epic", "reflexion", "best-fixed", "promptrl")
     assert set(results) == {"direct-s0", *(f"{s}-s{seed}" for s in strategies for seed in (0, 1))}
     assert all(o.generations <= 2 for outcomes in results.values() for o in outcomes)
     assert Path("all/compare/report/report.html").stat().st_size > 10_000
@@ -179,7 +179,7 @@ def test_a_dry_run_says_what_would_be_run(
     assert "--config small.toml" in commands[0]
     assert "--suite starter-train" in commands[0]
     assert "--learner best-fixed --like all/train/promptrl-seed1" in commands[3]
-    assert f"at most {30 * (1 + 6 * 2 * 2):,} generations" in lines[lines.index(commands[4]) - 1]
+    assert f"at most {30 * (1 + 7 * 2 * 2):,} generations" in lines[lines.index(commands[4]) - 1]
     assert not Path("all").exists()
     assert not scripted.requests
 
