@@ -165,13 +165,13 @@ def run_matrix(
     on_cell: Callable[[Cell, list[Outcome]], None] | None = None,
     cluster: Cluster | None = None,
 ) -> dict[str, list[Outcome]]:
-    """Solve and judge every cell; returns and writes the outcomes by cell name.
+    """Solve every cell, then judge each; returns and writes the outcomes by cell name.
 
     Args:
         matrix: What to run.
         folder: Where; an interrupted run of the same settings goes on there.
         listener: Follows the solving.
-        on_cell: Called as each cell is judged.
+        on_cell: Called as each cell is judged, after all are solved.
         cluster: Solves the cells, several at once; None for this machine.
 
     Raises:
@@ -206,18 +206,18 @@ def run_matrix(
         judge = CachingJudge(IsolatedJudge(JudgeConfig()), cache)
         stack.callback(judge.close)
 
-        def solved(i: int, samples: Path, model: str) -> None:
-            cell = cells[i]
+        # Judged when all is solved: beside the visible tests of others, a program may run out of its time.
+        owed: list[tuple[Cell, Path, str]] = []
+        if cluster is not None:
+            _solve_there(cluster, requests, folder, listener, lambda i, s, model: owed.append((cells[i], s, model)))
+        elif backbone is not None:
+            model = backbone.fingerprint
+            _solve_here(requests, suite, backbone, listener, lambda i, s: owed.append((cells[i], s, model)))
+        for cell, samples, model in owed:
             results[cell.name] = outcomes_of(samples, suite, judge, matrix.budget, oracle=matrix.feedback == "oracle")
             _keep(run.path, suite.version, cell, results[cell.name], samples, matrix.paths, model)
             if on_cell is not None:
                 on_cell(cell, results[cell.name])
-
-        if cluster is not None:
-            _solve_there(cluster, requests, folder, listener, solved)
-        elif backbone is not None:
-            model = backbone.fingerprint
-            _solve_here(requests, suite, backbone, listener, lambda i, samples: solved(i, samples, model))
     return results
 
 
@@ -286,7 +286,7 @@ def _keep(
     policies: Mapping[str, str],
     model: str,
 ) -> None:
-    """Add one cell to the results, so that a matrix under way can be reported."""
+    """Add one cell to the results, so that a matrix can be reported as far as it is judged."""
     known = _known(folder)
     results = {
         "suite_version": suite_version,

@@ -83,7 +83,7 @@ def build_report(folder: Path, runs: Sequence[Path] = (), against: str | None = 
     """Read a folder of `promptrl compare`.
 
     Args:
-        folder: The folder; a matrix under way is reported as far as it came.
+        folder: The folder; one that was broken off is reported as far as it was judged.
         runs: Run folders of `promptrl train`; without any, those of the policies' bundles are looked for.
         against: The strategy to hold the others against; None for promptrl, or the last one.
 

@@ -110,6 +110,19 @@ def test_every_cell_has_an_outcome_for_every_task(tmp_path: Path, scripted: Scri
     assert len(scripted.requests) == made
 
 
+def test_nothing_is_judged_while_anything_is_solved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    solved: list[int] = []
+    judge = compare.outcomes_of
+
+    def outcomes_of(samples: Path, *rest: Any, **options: Any) -> list[compare.Outcome]:
+        solved.append(sum(len(read_jsonl(p)) for p in samples.parent.glob("*_s[0-9]_????????.jsonl")))
+        return judge(samples, *rest, **options)
+
+    monkeypatch.setattr(compare, "outcomes_of", outcomes_of)
+    results = run_matrix(MATRIX, tmp_path, Silent())
+    assert solved == [sum(map(len, results.values()))] * len(results)
+
+
 def test_a_broken_off_matrix_leaves_the_results_of_its_finished_cells(tmp_path: Path):
     class Stop(Exception):
         pass
