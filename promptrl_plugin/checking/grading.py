@@ -35,6 +35,7 @@ class GroupGrader:
         ready: The child was isolated and began with the program.
         finished: Nothing more is needed from the child.
         ended: The child has said that it is through with the group.
+        nearest: The greatest share of its time limit that a test took.
     """
 
     def __init__(self, tests: Tests, fail_fast: bool, give_up_after: int = 0) -> None:
@@ -54,6 +55,7 @@ class GroupGrader:
         self.detail = ""
         self.finished = False
         self.ended = False
+        self.nearest = 0.0
 
     @property
     def solid(self) -> bool:
@@ -98,6 +100,8 @@ class GroupGrader:
         count, size = tests.leading(self._decided, buffer[start:] if start else buffer)
         if not count:
             return 0
+        if not start:
+            self.nearest = max(self.nearest, elapsed / tests.limits[self._decided])
         self.ready = self._imported = True
         self._decided += count
         self.passed += [True] * count
@@ -119,6 +123,7 @@ class GroupGrader:
             self._done = self.finished = True
         elif self._decided < len(self._tests.limits):
             limit = self._tests.limits[self._decided]
+            self.nearest = max(self.nearest, elapsed / limit)
             late = elapsed > limit + _LATE_SECONDS + len(payload) / _BYTES_PER_SECOND
             self._claims.append((kind, payload, late))
             if len(self._claims) == self._tests.frames(self._decided):

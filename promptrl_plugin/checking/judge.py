@@ -19,7 +19,7 @@ from promptrl_plugin.records import GroupVerdict, content_hash
 
 __all__ = ["RULES_VERSION", "IsolatedJudge", "judge_version"]
 
-RULES_VERSION = 3  #: raised whenever a verdict may change
+RULES_VERSION = 4  #: raised whenever a verdict may change
 _VERDICTS = ("strict", "evalplus")
 
 A = TypeVar("A")

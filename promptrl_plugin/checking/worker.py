@@ -45,6 +45,7 @@ Plan = Callable[[float, bool], tuple[Part, Tests]]
 _EVALPLUS_MAX_SECONDS = 60  # of a whole group (EVALPLUS_TIMEOUT_PER_TASK's default)
 _PROBES_SECONDS = 10.0  # of all generated inputs together; what comes later counts as timed out
 _PROBE_BYTES, _PROBES_BYTES = 1 << 20, 1 << 23  # of one output, of all
+_NEAR = 0.5  # share of its time limit from where on a test that passes might have run out of it
 _BUSY, _ASLEEP = 1.25, 5.0  # seconds of life for each of CPU: from where on a processor is shared, and up to where
 _PLANS = 64  # of pairs that are kept: some of APPS have megabytes
 _MARGIN, _SET_MARGIN = 1 << 16, 1 << 22  # bytes of output always allowed; under the set oracle, with repetitions
@@ -118,7 +119,7 @@ class Worker:
                         break
                     return [self._original(program, group, fail_fast)]
                 plans.append(self._plan(group, program))
-            verdicts = self._run(program, plans, 1.0, fail_fast, ends, give_up_after)
+            verdicts, nearest = self._run(program, plans, 1.0, fail_fast, ends, give_up_after)
         except BrokenReferenceError as e:
             if len(groups) > 1:  # of which group?
                 return self._first_verdicts(program, groups[:1], fail_fast, ends, give_up_after)
@@ -126,7 +127,10 @@ class Worker:
             return [GroupVerdict(Status.ERROR, (), groups[0].count, None, str(e))]
         stretch = self._zygote.stretch
         return [
-            self._with_patience(program, plan, verdict, stretch) for plan, verdict in zip(plans, verdicts, strict=False)
+            self._steady(
+                program, plan, self._with_patience(program, plan, verdict, stretch), near, fail_fast, give_up_after
+            )
+            for plan, verdict, near in zip(plans, verdicts, nearest, strict=False)
         ]
 
     def _run(
@@ -137,10 +141,32 @@ class Worker:
         fail_fast: bool,
         ends: Ends = never,
         give_up_after: int = 0,
-    ) -> list[GroupVerdict]:
+    ) -> tuple[list[GroupVerdict], list[float]]:
+        """Verdicts on as many parts as one child could run, and of every part how near a test came to its limit."""
         parts, tests = zip(*(plan(stretch, fail_fast) for plan in plans), strict=True)
         graders = [GroupGrader(t, fail_fast, give_up_after) for t in tests]
-        return self._zygote.run(Job(program, parts, fail_fast), graders, ends)
+        verdicts = self._zygote.run(Job(program, parts, fail_fast), graders, ends)
+        return verdicts, [g.nearest for g in graders]
+
+    def _steady(
+        self, program: str, plan: Plan, first: GroupVerdict, near: float, fail_fast: bool, give_up_after: int
+    ) -> GroupVerdict:
+        """The verdict of two judgings in three, where one hangs on the clock.
+
+        That is where a test ran out of time, or where all passed and one took more than half of its time (`near`).
+        What two judgings say is not asked a third time.
+        """
+        passes = first.status is Status.PASS
+        if not hung(first) and not (passes and near > _NEAR):
+            return first
+        if (self._judged_again(program, plan, True, 0).status is Status.PASS) == passes:
+            return first
+        third = self._judged_again(program, plan, fail_fast, give_up_after)
+        return first if (third.status is Status.PASS) == passes else third
+
+    def _judged_again(self, program: str, plan: Plan, fail_fast: bool, give_up_after: int) -> GroupVerdict:
+        (verdict,), _ = self._run(program, [plan], 1.0, fail_fast, never, give_up_after)
+        return self._with_patience(program, plan, verdict, self._zygote.stretch)
 
     def _with_patience(self, program: str, plan: Plan, verdict: GroupVerdict, stretch: float) -> GroupVerdict:
         """A verdict that does not depend on what else the machine does.
@@ -151,7 +177,7 @@ class Worker:
         may take: then none was slow, and none used the stretched limit to outlast its own.
         """
         if hung(verdict) and _BUSY <= stretch <= _ASLEEP:
-            (again,) = self._run(program, [plan], stretch, fail_fast=True)
+            (again,), _ = self._run(program, [plan], stretch, fail_fast=True)
             quick = self._zygote.computed <= min(plan(1.0, True)[0].limits, default=0.0)
             return again if quick and again.status is Status.PASS else verdict
         return verdict

@@ -80,6 +80,28 @@ def test_a_right_answer_that_comes_too_late_fails() -> None:
     assert grade(VALUES, [(9.0, BEGUN + b"".join(map(value, VALUES)) + DONE)])[0].status is Status.PASS, "its loading"
 
 
+@pytest.mark.parametrize("short", [True, False])
+def test_how_near_to_its_limit_a_test_came(short: bool) -> None:
+    group = spec(VALUES)
+    tests = CallTests(group, ExpectedStore(None).get(group), [1.0, 1.0, 4.0, 1.0, 1.0, 1.0])
+    if not short:
+        tests.leading = lambda index, sent: (0, 0)  # type: ignore[method-assign]
+    grader = GroupGrader(tests, fail_fast=False)
+    sent = [value(v) for v in VALUES]
+    shares = []
+    for elapsed, data in [
+        (9.0, BEGUN),
+        (0.2, sent[0] + sent[1]),
+        (2.0, sent[2]),
+        (0.3, sent[3] + frame(Frame.TIMEOUT)),
+    ]:
+        grader.feed(elapsed, data)
+        shares.append(grader.nearest)
+    assert shares == [0.0, 0.2, 0.5, 0.5], "the time before the first call is no test's"
+    grader.feed(0.9, sent[5])
+    assert grader.nearest == 0.9
+
+
 def test_more_or_fewer_answers_than_tests() -> None:
     right = b"".join(map(value, VALUES))
     assert grade(VALUES, [(0.0, BEGUN + right + value(1) + DONE)])[0].status is Status.FAIL
