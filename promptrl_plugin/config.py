@@ -155,8 +155,8 @@ class GepaConfig:
     """GEPA (arXiv 2507.19457) through the package ``gepa``; what is not here is that package's default."""
 
     minibatch: int = 3  #: train tasks that one reflection looks at (the package's default)
-    proposals: int = 4  #: made and scored in one batch, each from a parent and tasks of its own; 1 (the package's
-    #: default) makes one after another
+    proposals: int = 16  #: made and scored in one batch, each from a parent and tasks of its own; fewer as the train
+    #: generations run out; 1 (the package's default) makes one after another
     reflection_max_new_tokens: int = 512
     max_program_lines: int = 30  #: of a program that is shown to the reflecting LLM
 

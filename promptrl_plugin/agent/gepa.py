@@ -5,7 +5,8 @@ greedy program a task, with the reward that PPO gets for such a step. The train 
 (its feedback set), the validation tasks decide between candidates (its Pareto set), as they choose PPO's
 checkpoint. The reflecting LLM is the rewriter: the backbone itself unless another is named. Reflections count
 as generations; what the package calls metric calls do not matter. A round makes several proposals
-(`GepaConfig.proposals`), and all their programs, then all their reflections, are one batch.
+(`GepaConfig.proposals`, towards the end as many as the train generations left pay for), and all their programs, then
+all their reflections, are one batch.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from promptrl_plugin.suites.hidden import TrainTask
 __all__ = ["Instructions", "Reflector", "train_gepa"]
 
 _COMPONENT = "instruction"
+_SCORED = 4  # one proposal in so many, about, is scored on the validation tasks
 _log = logging.getLogger("promptrl.gepa")
 
 
@@ -178,6 +180,8 @@ def train_gepa(parts: TrainingParts, run: RunFolder, listener: TrainListener) ->
         raise ConfigError("learner gepa needs the package gepa: pip install 'promptrl-plugin[gepa]'") from None
     config, adapter, reflector = parts.config, Instructions(parts, listener), Reflector(parts, listener)
     quota, candidates = Quota(parts, listener), 0
+    sampling = IndependentSampling(config.gepa.proposals)
+    cost = 2 * config.gepa.minibatch + 1 + len(parts.validation.tasks) // _SCORED  # of a proposal, about
     listener.stage("evolve", quota.limit)
     with MetricsLog(run, 0) as log:
 
@@ -192,6 +196,7 @@ def train_gepa(parts: TrainingParts, run: RunFolder, listener: TrainListener) ->
                 row["validation/return"] = float(max(scores))
                 log.write(row)
                 listener.metrics(row)
+            sampling.n = max(1, min(config.gepa.proposals, quota.left // cost))
             return quota.spent()
 
         result = optimize(
@@ -201,7 +206,7 @@ def train_gepa(parts: TrainingParts, run: RunFolder, listener: TrainListener) ->
             adapter=adapter,
             reflection_lm=reflector,
             reflection_minibatch_size=config.gepa.minibatch,
-            sampling_strategy=IndependentSampling(config.gepa.proposals),
+            sampling_strategy=sampling,
             perfect_score=adapter.perfect,
             stop_callbacks=over,
             logger=_Logger(),

@@ -190,6 +190,27 @@ def test_gepa_makes_the_proposals_of_a_round_in_one_batch(
     assert len(shown_programs) == 3 * 2, "and their programs were one batch"
 
 
+def test_gepa_makes_fewer_proposals_a_round_as_its_generations_run_out(
+    tmp_path: Path,
+    scripted: ScriptedBackbone,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def varied(request: GenerationRequest) -> str:
+        said = instructed(request)
+        return f"Think of reference {request.index}." if said is GOOD else said
+
+    monkeypatch.setattr(scripted, "_rule", varied)
+    run_training(tmp_path / "run", replace(learner("gepa"), generations=120))
+    rounds = [
+        len(asked)
+        for call in scripted.calls
+        if (asked := [r for r in call if "write a new instruction" in r.prompt.messages[-1].content])
+    ]
+    assert rounds[0] > 1
+    assert rounds == sorted(rounds, reverse=True)
+    assert rounds[-1] == 1
+
+
 def test_gepa_samples_from_its_prompt_when_the_greedy_program_fails(tmp_path: Path, scripted: ScriptedBackbone):  # noqa: F811
     made = PolicyBundle.load(shipped_policies()[0])
     config = {**made.config, "learner": "gepa", "env": {**made.config["env"], "budget": 3}}
