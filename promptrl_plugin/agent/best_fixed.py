@@ -65,6 +65,7 @@ class Search:
         rollout: Steps the episodes.
         order: Positions of the train tasks, in the order in which they are used; first with one draw of what is
             sampled, then with the next.
+        over: Whether the train generations are spent: then no further task is looked for.
         sequence: The operators found so far.
         steps: Operators applied so far, in all episodes.
         trials: Of each position, by arm (``"reset+generate"``), the one that joined and then the longest tried
@@ -74,6 +75,7 @@ class Search:
 
     rollout: Rollout
     order: Sequence[int]
+    over: Callable[[], bool] = lambda: False
     sequence: list[Action] = field(default_factory=list)
     steps: int = 0
     trials: list[dict[str, dict[str, int]]] = field(default_factory=list)
@@ -146,8 +148,8 @@ class Search:
             self._step([(e, arm[step].index) for arm in arms if step < len(arm) for e in fresh[arm]])
 
     def _unfinished(self, n: int) -> list[RewardedEpisode]:
-        """The first `n` episodes that the sequence leaves unfinished; fewer where the tasks run out."""
-        while len(found := [e for e in self._episodes if not e.episode.done]) < n:
+        """The first `n` episodes that the sequence leaves unfinished; fewer where tasks or generations run out."""
+        while len(found := [e for e in self._episodes if not e.episode.done]) < n and not self.over():
             start, tasks = len(self._episodes), len(self.order)
             wanted = range(start, min(start + n - len(found), _VARIANTS * tasks))
             more = [self.rollout.start(self.order[i % tasks], i // tasks) for i in wanted]
@@ -178,7 +180,8 @@ def train_best_fixed(parts: TrainingParts, run: RunFolder, listener: TrainListen
     """Search the sequence on the tasks that train PPO; the validation tasks only tell what it is worth."""
     config, table = parts.config, parts.setup.table
     order = np.random.default_rng(config.seed).permutation(len(parts.rollout.tasks)).tolist()
-    search, quota = Search(parts.rollout, order), Quota(parts, listener)
+    quota = Quota(parts, listener)
+    search = Search(parts.rollout, order, over=lambda: not quota.left)
     listener.stage("search", quota.limit)
     with MetricsLog(run, 0) as log:
         while quota.left:

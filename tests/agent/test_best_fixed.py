@@ -106,6 +106,17 @@ def test_what_no_task_can_take_is_no_candidate() -> None:
     assert found.positions() == 1
 
 
+def test_no_task_is_looked_for_once_the_generations_are_spent() -> None:
+    """Few tasks may be left unfinished by a long sequence: finding one more could cost more than all the search."""
+    rollout, _, backbone = make_rollout(12, answers_with_examples, budget=3)
+    table = {a.name: a for a in rollout.context.table.actions}
+    found = search(rollout)
+    found.sequence = [table["generate"], table["fixed_examples"]]  # which solves every task, so none is unfinished
+    found.over = lambda: len(backbone.requests) >= 4
+    assert extend(found, backbone, 1000) is None
+    assert 4 <= len(backbone.requests) < 2 * len(rollout.tasks)
+
+
 def test_nothing_is_searched_where_every_task_is_solved() -> None:
     rollout, _, backbone = make_rollout(6, answers_with_examples, budget=3)
     found = search(rollout)
