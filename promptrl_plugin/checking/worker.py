@@ -159,13 +159,14 @@ class Worker:
         passes = first.status is Status.PASS
         if not hung(first) and not (passes and near > _NEAR):
             return first
-        if (self._judged_again(program, plan, True, 0).status is Status.PASS) == passes:
+        second = self._judged_again(program, plan, fail_fast=True)
+        if (second.status is Status.PASS) == passes:
             return first
-        third = self._judged_again(program, plan, fail_fast, give_up_after)
+        third = self._judged_again(program, plan, fail_fast=fail_fast, give_up_after=give_up_after)
         return first if (third.status is Status.PASS) == passes else third
 
-    def _judged_again(self, program: str, plan: Plan, fail_fast: bool, give_up_after: int) -> GroupVerdict:
-        (verdict,), _ = self._run(program, [plan], 1.0, fail_fast, never, give_up_after)
+    def _judged_again(self, program: str, plan: Plan, *, fail_fast: bool, give_up_after: int = 0) -> GroupVerdict:
+        (verdict,), _ = self._run(program, [plan], 1.0, fail_fast, give_up_after=give_up_after)
         return self._with_patience(program, plan, verdict, self._zygote.stretch)
 
     def _with_patience(self, program: str, plan: Plan, verdict: GroupVerdict, stretch: float) -> GroupVerdict:
